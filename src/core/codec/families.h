@@ -1,0 +1,63 @@
+// What the codec families share: their factories (rows of kCodecs in codec.cpp) and a few helpers on values.
+#pragma once
+#include <cfloat>
+#include <cstring>
+#include <string>
+
+#include "core/codec/codec.h"
+#include "core/error.h"
+
+namespace vkv {
+
+// Distances never are infinite or NaN: heaps and sorts must stay in order whatever the input.
+inline float finite(double value)
+{
+    if (!(value <= FLT_MAX)) return FLT_MAX;
+    return value < -FLT_MAX ? -FLT_MAX : static_cast<float>(value);
+}
+
+template <class T>
+inline T read_as(const void *from)
+{
+    T value;
+    std::memcpy(&value, from, sizeof(T));
+    return value;
+}
+
+inline bool is_dense(Scalar scalar) { return scalar == Scalar::f32 || scalar == Scalar::f16; }
+
+// The Euclidean norm of a dense or sparse value, in double: no float can overflow or underflow it.
+double norm_of(const VectorView &x);
+
+// Copies a dense value to float, times `factor`, which must not take it out of the range of float.
+void copy_values(const VectorView &x, double factor, float *out);
+
+// 1 / norm, or 0 for a zero vector, which normalises to itself.
+inline double inverse_norm(const VectorView &x)
+{
+    const double norm = norm_of(x);
+    return norm > 0 ? 1 / norm : 0;
+}
+
+// Throws Error(data_exception) unless x has this type and this number of dimensions.
+void check_value(const VectorView &x, Scalar scalar, uint32_t dim);
+
+// SQL name of a type, for messages.
+const char *type_name(Scalar scalar);
+
+struct CodecArgs {
+    CodecId id;
+    Scalar scalar;
+    Metric metric;
+    uint32_t dim;
+    std::span<const uint8_t> model;
+};
+
+std::unique_ptr<Codec> make_exact_dense(const CodecArgs &args);
+std::unique_ptr<Codec> make_exact_bit(const CodecArgs &args);
+std::unique_ptr<Codec> make_exact_sparse(const CodecArgs &args);
+std::unique_ptr<Codec> make_lvq(const CodecArgs &args);
+
+std::unique_ptr<Trainer> make_mean_trainer(const CodecArgs &args);  // LVQ: the mean of the sample
+
+}  // namespace vkv

@@ -1,0 +1,256 @@
+#include "core/graph/memory_graph.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "core/graph/memory_view.h"
+#include "core/graph/workers.h"
+
+namespace vkv::graph {
+
+namespace {
+
+constexpr size_t align_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+uint64_t split_mix(uint64_t &state)
+{
+    uint64_t z = (state += 0x9E3779B97F4A7C15ull);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+class SpinLock {
+public:
+    explicit SpinLock(std::atomic<uint8_t> &lock) : lock_(lock)
+    {
+        for (int spins = 0; lock_.exchange(1, std::memory_order_acquire) != 0; ++spins)
+            if (spins > 64) std::this_thread::yield();
+    }
+    ~SpinLock() { lock_.store(0, std::memory_order_release); }
+    SpinLock(const SpinLock &) = delete;
+    SpinLock &operator=(const SpinLock &) = delete;
+
+private:
+    std::atomic<uint8_t> &lock_;
+};
+
+}  // namespace
+
+LevelGenerator::LevelGenerator(uint32_t m, uint64_t seed) : scale_(1.0 / std::log(static_cast<double>(m))), state_(seed) {}
+
+int LevelGenerator::next()
+{
+    double u = (static_cast<double>(split_mix(state_) >> 11) + 1.0) * 0x1.0p-53;  // (0, 1]
+    return std::min(static_cast<int>(-std::log(u) * scale_), kMaxLevel);
+}
+
+MemoryGraph::MemoryGraph(const Codec &codec, const BuildParams &params, Arena &arena)
+    : codec_(codec), params_(params), arena_(arena), levels_(params.m, params.seed)
+{
+    const size_t code_bytes = codec.code_size() ? codec.code_size() : sizeof(uint8_t *);
+    links_offset_ = align_up(sizeof(Node), 8);
+    code_offset_ = align_up(links_offset_ + (1 + max_links(0)) * sizeof(Link), 16);
+    payload_offset_ = align_up(code_offset_ + code_bytes, 8);
+    stride_ = align_up(payload_offset_ + params.payload_bytes, 16);
+    chunk_shift_ = 0;
+    while (chunk_shift_ < 16 && (stride_ << (chunk_shift_ + 1)) <= Arena::kChunk) ++chunk_shift_;
+    chunk_mask_ = (1u << chunk_shift_) - 1;
+    by_hash_.assign(1024, kNoNode);
+}
+
+MemoryGraph::Link *MemoryGraph::list(uint32_t id, int level) const
+{
+    Node *n = node(id);
+    if (level == 0) return reinterpret_cast<Link *>(reinterpret_cast<uint8_t *>(n) + links_offset_);
+    return n->upper + static_cast<size_t>(level - 1) * (1 + params_.m);
+}
+
+const uint8_t *MemoryGraph::code(uint32_t id) const
+{
+    const uint8_t *at = reinterpret_cast<const uint8_t *>(node(id)) + code_offset_;
+    if (codec_.code_size()) return at;
+    const uint8_t *apart;
+    std::memcpy(&apart, at, sizeof(apart));
+    return apart;
+}
+
+size_t MemoryGraph::code_size(uint32_t id) const { return codec_.code_size() ? codec_.code_size() : node(id)->code_bytes; }
+
+uint32_t MemoryGraph::links(uint32_t id, int level, uint32_t *out) const
+{
+    if (level > node(id)->level) return 0;
+    const Link *l = list(id, level);
+    uint32_t n = std::min(l[0].load(std::memory_order_acquire), max_links(level));
+    for (uint32_t i = 0; i < n; ++i) out[i] = l[1 + i].load(std::memory_order_relaxed);
+    return n;
+}
+
+uint32_t MemoryGraph::find_equal(uint64_t hash, const uint8_t *code_bytes, size_t bytes) const
+{
+    const size_t mask = by_hash_.size() - 1;
+    for (size_t i = hash & mask; by_hash_[i] != kNoNode; i = (i + 1) & mask) {
+        uint32_t id = by_hash_[i];
+        if (node(id)->hash == hash && code_size(id) == bytes && std::memcmp(code(id), code_bytes, bytes) == 0) return id;
+    }
+    return kNoNode;
+}
+
+void MemoryGraph::remember(uint64_t hash, uint32_t id)
+{
+    if ((static_cast<size_t>(id) + 1) * 2 > by_hash_.size()) {
+        by_hash_.assign(by_hash_.size() * 2, kNoNode);
+        for (uint32_t other = 0; other < id; ++other) remember(node(other)->hash, other);
+    }
+    const size_t mask = by_hash_.size() - 1;
+    size_t i = hash & mask;
+    while (by_hash_[i] != kNoNode) i = (i + 1) & mask;
+    by_hash_[i] = id;
+}
+
+MemoryGraph::Added MemoryGraph::add(const VectorView &x, uint64_t hash, uint64_t tid)
+{
+    const size_t bytes = codec_.code_size(x);
+    code_scratch_.resize(bytes + codec_.second_size());
+    codec_.encode(x, code_scratch_.data(), codec_.second_size() ? code_scratch_.data() + bytes : nullptr);
+    if (uint32_t same = find_equal(hash, code_scratch_.data(), bytes); same != kNoNode) {
+        more_tids_.emplace_back(same, tid);
+        return {same, true};
+    }
+    const uint32_t id = size_;
+    if ((id >> chunk_shift_) == chunks_.size())
+        chunks_.push_back(static_cast<uint8_t *>(arena_.chunk(align_up(stride_ << chunk_shift_, 64))));
+    Node *n = new (node(id)) Node{};
+    n->hash = hash;
+    n->tid = tid;
+    n->level = static_cast<uint8_t>(levels_.next());
+    uint8_t *at = reinterpret_cast<uint8_t *>(n) + code_offset_;
+    if (codec_.code_size()) {
+        std::memcpy(at, code_scratch_.data(), bytes);
+    } else {
+        auto *apart = static_cast<uint8_t *>(arena_.allocate(bytes));
+        std::memcpy(apart, code_scratch_.data(), bytes);
+        std::memcpy(at, &apart, sizeof(apart));
+        n->code_bytes = static_cast<uint32_t>(bytes);
+    }
+    if (n->level > 0) n->upper = static_cast<Link *>(arena_.allocate(n->level * (1 + params_.m) * sizeof(Link)));
+    size_ = id + 1;
+    remember(hash, id);
+    return {id, false};
+}
+
+void MemoryGraph::set_links(uint32_t id, int level, const std::vector<Candidate> &to)
+{
+    Link *l = list(id, level);
+    SpinLock lock(node(id)->lock);
+    const uint32_t max = max_links(level), before = l[0].load(std::memory_order_relaxed);
+    std::vector<uint32_t> all;
+    for (const Candidate &c : to) all.push_back(c.id);
+    // Others may have linked to this node already, having met it on a higher level: their links stay while there is room.
+    for (uint32_t i = 0; i < before && all.size() < max; ++i) {
+        uint32_t other = l[1 + i].load(std::memory_order_relaxed);
+        if (std::find(all.begin(), all.end(), other) == all.end()) all.push_back(other);
+    }
+    for (uint32_t i = 0; i < all.size(); ++i) l[1 + i].store(all[i], std::memory_order_relaxed);
+    l[0].store(static_cast<uint32_t>(all.size()), std::memory_order_release);
+}
+
+void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s)
+{
+    Link *l = list(from, level);
+    const uint32_t max = max_links(level);
+    SpinLock lock(node(from)->lock);
+    const uint32_t n = l[0].load(std::memory_order_relaxed);
+    s.ids.resize(max + 1);
+    for (uint32_t i = 0; i < n; ++i) {
+        s.ids[i] = l[1 + i].load(std::memory_order_relaxed);
+        if (s.ids[i] == to) return;
+    }
+    if (n < max) {
+        l[1 + n].store(to, std::memory_order_relaxed);
+        l[0].store(n + 1, std::memory_order_release);
+        return;
+    }
+    MemoryView view(*this, code(from));
+    s.distance.resize(max + 1);
+    view.distances(from, s.ids.data(), n, s.distance.data());
+    s.candidates.clear();
+    for (uint32_t i = 0; i < n; ++i) s.candidates.push_back({s.distance[i], s.ids[i]});
+    s.candidates.push_back({distance, to});
+    std::sort(s.candidates.begin(), s.candidates.end());
+    select_neighbors(view, s.candidates, max, true, s.selected);
+    uint32_t k = 0;
+    for (const Candidate &c : s.selected.kept) l[1 + k++].store(c.id, std::memory_order_relaxed);
+    l[0].store(k, std::memory_order_release);
+}
+
+void MemoryGraph::link(uint32_t id, Scratch &s)
+{
+    const int level = node(id)->level;
+    MemoryView view(*this, code(id));
+    auto never = [] { return false; };
+    const uint32_t first = entry_.load(std::memory_order_acquire);
+    const int top = top_level_.load(std::memory_order_acquire);
+    uint32_t at = descend(view, s.search, first, top, level, never);
+    std::vector<uint32_t> entries{at};
+    std::vector<Candidate> found;
+    for (int l = std::min(level, top); l >= 0; --l) {
+        enter(view, s.search, entries.data(), entries.size(), params_.ef_construction);
+        search_layer(view, s.search, l, never);
+        found.clear();
+        entries.clear();
+        for (const Pool::Entry &e : s.search.pool.entries()) {
+            entries.push_back(e.id);
+            if (e.id != id) found.push_back({e.distance, e.id});
+        }
+        select_neighbors(view, found, max_links(l), true, s.selected);
+        std::vector<Candidate> kept = s.selected.kept;
+        set_links(id, l, kept);
+        for (const Candidate &c : kept) add_link(c.id, id, c.distance, l, s);
+    }
+}
+
+bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)> &poll)
+{
+    if (size_ == 0) return true;
+    std::atomic<uint32_t> next{0};
+    std::atomic<uint64_t> done{0};
+    std::mutex entry_mutex;
+    if (entry() == kNoNode) {
+        entry_ = 0;
+        top_level_ = node(0)->level;
+        next = 1;
+        done = 1;
+    }
+    std::atomic<bool> stop{false};
+    Workers workers(std::max(1u, threads), [&](unsigned) {
+        Scratch s;
+        for (;;) {
+            const uint32_t id = next.fetch_add(1, std::memory_order_relaxed);
+            if (id >= size_ || stop.load(std::memory_order_relaxed)) return;
+            std::unique_lock lock(entry_mutex, std::defer_lock);
+            // A node above the top becomes the entry; until it is linked no other may.
+            if (node(id)->level > top_level_.load(std::memory_order_acquire)) lock.lock();
+            link(id, s);
+            if (lock.owns_lock() && node(id)->level > top_level_.load(std::memory_order_relaxed)) {
+                entry_.store(id, std::memory_order_release);
+                top_level_.store(node(id)->level, std::memory_order_release);
+            }
+            done.fetch_add(1, std::memory_order_relaxed);
+        }
+    });
+    while (!workers.done()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        if (poll(done.load(std::memory_order_relaxed))) stop.store(true, std::memory_order_relaxed);
+        if (workers.stopping()) stop.store(true, std::memory_order_relaxed);
+    }
+    workers.join();
+    poll(done.load());
+    return !stop.load();
+}
+
+}  // namespace vkv::graph

@@ -1,0 +1,117 @@
+// The graph of an index build: nodes, codes and links in plain memory, filled by one thread and linked by several.
+//
+// Life: add() every vector (one thread) -> link_all() (threads) -> reach_all() (one thread; afterwards every node can be reached
+// from the entry)
+// -> read. Links are read and written as relaxed atomics: a reader may see a list half-way through a change, which costs nothing
+// but a detour; writers of a list hold the node's spin lock.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/codec/codec.h"
+#include "core/graph/arena.h"
+#include "core/graph/candidate.h"
+#include "core/graph/search.h"
+#include "core/graph/select.h"
+
+namespace vkv::graph {
+
+// Levels are geometric: P(level >= l) = m^-l. A fixed generator, so that a build is repeatable.
+class LevelGenerator {
+public:
+    LevelGenerator(uint32_t m, uint64_t seed);
+    int next();
+
+private:
+    double scale_;
+    uint64_t state_;
+};
+
+struct BuildParams {
+    uint32_t m = 16;
+    uint32_t ef_construction = 64;
+    uint64_t seed = 0;
+    size_t payload_bytes =
+        0;  // kept for the caller beside each node: the code that is written, if it is not the one the graph is built on
+};
+
+class MemoryGraph {
+public:
+    MemoryGraph(const Codec &codec, const BuildParams &params, Arena &arena);
+
+    // A node for this vector, or, if an equal one is there already, that node with the tid added. One thread.
+    struct Added {
+        uint32_t id;
+        bool duplicate;
+    };
+    Added add(const VectorView &x, uint64_t hash, uint64_t tid);
+
+    // Links every node added so far with `threads` threads. poll() is called on the calling thread about every 20 ms with the
+    // number of nodes done; a true answer stops the work early (then false is returned).
+    bool link_all(unsigned threads, const std::function<bool(uint64_t)> &poll);
+    // Makes every node reachable from the entry; returns how many were not.
+    uint32_t reach_all();
+    // Node ids in an order that keeps neighbours together: breadth first from the entry.
+    std::vector<uint32_t> order() const;
+
+    // How many distances a search of this width from the node's own vector evaluates.
+    uint64_t probe(uint32_t id, uint32_t width) const;
+
+    uint32_t size() const { return size_; }
+    uint32_t entry() const { return entry_.load(std::memory_order_relaxed); }
+    int level(uint32_t id) const { return node(id)->level; }
+    uint64_t hash(uint32_t id) const { return node(id)->hash; }
+    uint64_t tid(uint32_t id) const { return node(id)->tid; }
+    const std::vector<std::pair<uint32_t, uint64_t>> &more_tids() const { return more_tids_; }  // (node, tid), in order of arrival
+    const uint8_t *code(uint32_t id) const;
+    size_t code_size(uint32_t id) const;
+    uint8_t *payload(uint32_t id) const { return reinterpret_cast<uint8_t *>(node(id)) + payload_offset_; }
+    size_t payload_bytes() const { return params_.payload_bytes; }
+    uint32_t max_links(int level) const { return level == 0 ? 2 * params_.m : params_.m; }
+    uint32_t links(uint32_t id, int level, uint32_t *out) const;
+    size_t bytes() const { return arena_.used(); }
+    double bytes_per_node() const { return size_ ? static_cast<double>(arena_.used()) / size_ : static_cast<double>(stride_); }
+    const Codec &codec() const { return codec_; }
+
+private:
+    friend struct MemoryView;
+    struct Scratch;
+    using Link = std::atomic<uint32_t>;
+    struct Node {
+        std::atomic<uint8_t> lock;
+        uint8_t level;
+        uint32_t code_bytes;  // variable-sized codes only
+        uint64_t hash;
+        uint64_t tid;
+        Link *upper;  // levels 1..level: count and m links each
+    };
+
+    Node *node(uint32_t id) const { return reinterpret_cast<Node *>(chunks_[id >> chunk_shift_] + (id & chunk_mask_) * stride_); }
+    Link *list(uint32_t id, int level) const;  // [0] is the count
+    uint32_t find_equal(uint64_t hash, const uint8_t *code, size_t bytes) const;
+    void remember(uint64_t hash, uint32_t id);
+    void link(uint32_t id, Scratch &s);
+    void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);
+    void set_links(uint32_t id, int level, const std::vector<Candidate> &to);
+    void attach(uint32_t id, Scratch &s);
+    void flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue) const;
+
+    const Codec &codec_;
+    BuildParams params_;
+    Arena &arena_;
+    LevelGenerator levels_;
+    size_t links_offset_, code_offset_, payload_offset_, stride_;
+    unsigned chunk_shift_;
+    uint32_t chunk_mask_;
+    std::vector<uint8_t *> chunks_;
+    uint32_t size_ = 0;
+    std::atomic<uint32_t> entry_{kNoNode};
+    std::atomic<int> top_level_{-1};
+    std::vector<std::pair<uint32_t, uint64_t>> more_tids_;
+    std::vector<uint32_t> by_hash_;  // open addressing, kNoNode = empty
+    std::vector<uint8_t> code_scratch_;
+};
+
+}  // namespace vkv::graph

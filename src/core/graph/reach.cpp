@@ -1,0 +1,99 @@
+// After a build: no node may be left that no path leads to, and neighbours should lie near each other on disk.
+//
+// Pruning a full list can take away the last link to a node; a few in ten thousand end so. Each is attached to the nearest
+// reachable node: where that one's list is full, the new link takes the place of another, and the node that lost its link is linked
+// from the attached node in turn, so that every path that was there still is.
+#include "core/graph/memory_graph.h"
+#include "core/graph/memory_view.h"
+
+namespace vkv::graph {
+
+void MemoryGraph::flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue) const
+{
+    std::vector<uint32_t> ids(max_links(0));
+    queue.assign(1, from);
+    reached[from] = true;
+    for (size_t head = 0; head < queue.size(); ++head)
+        for (int level = this->level(queue[head]); level >= 0; --level) {
+            const uint32_t n = links(queue[head], level, ids.data());
+            for (uint32_t i = 0; i < n; ++i)
+                if (!reached[ids[i]]) {
+                    reached[ids[i]] = true;
+                    queue.push_back(ids[i]);
+                }
+        }
+}
+
+void MemoryGraph::attach(uint32_t id, Scratch &s)
+{
+    MemoryView view(*this, code(id));
+    auto never = [] { return false; };
+    uint32_t at = descend(view, s.search, entry(), top_level_.load(), 0, never);
+    enter(view, s.search, &at, 1, params_.ef_construction);
+    search_layer(view, s.search, 0, never);
+    const uint32_t max = max_links(0);
+    const auto &found = s.search.pool.entries();
+    for (const Pool::Entry &e : found) {
+        Link *l = list(e.id, 0);
+        const uint32_t n = l[0].load();
+        if (n < max) {
+            l[1 + n].store(id);
+            l[0].store(n + 1);
+            return;
+        }
+    }
+    const uint32_t host = found.front().id;
+    Link *theirs = list(host, 0);
+    Link *mine = list(id, 0);
+    const uint32_t moved = theirs[max].load();  // the last of the list: a filler, if there is one
+    theirs[max].store(id);
+    const uint32_t n = mine[0].load();
+    if (n < max) {
+        mine[1 + n].store(moved);
+        mine[0].store(n + 1);
+    } else {
+        mine[max].store(moved);  // nothing reachable depended on this node's links
+    }
+}
+
+uint32_t MemoryGraph::reach_all()
+{
+    if (size_ == 0) return 0;
+    std::vector<bool> reached(size_);
+    std::vector<uint32_t> queue;
+    Scratch s;
+    flood(entry(), reached, queue);
+    uint32_t lost = 0;
+    for (uint32_t id = 0; id < size_; ++id)
+        if (!reached[id]) {
+            ++lost;
+            attach(id, s);
+            flood(id, reached, queue);
+        }
+    return lost;
+}
+
+uint64_t MemoryGraph::probe(uint32_t id, uint32_t width) const
+{
+    MemoryView view(*this, code(id));
+    SearchState s;
+    auto never = [] { return false; };
+    uint32_t at = descend(view, s, entry(), top_level_.load(), 0, never);
+    enter(view, s, &at, 1, width);
+    search_layer(view, s, 0, never);
+    return s.stats.scored;
+}
+
+std::vector<uint32_t> MemoryGraph::order() const
+{
+    std::vector<uint32_t> queue;
+    if (size_ == 0) return queue;
+    std::vector<bool> reached(size_);
+    flood(entry(), reached, queue);
+    // reach_all() leaves none out; a caller that skipped it still gets every node.
+    for (uint32_t id = 0; id < size_; ++id)
+        if (!reached[id]) queue.push_back(id);
+    return queue;
+}
+
+}  // namespace vkv::graph

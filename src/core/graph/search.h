@@ -1,0 +1,115 @@
+// Best-first search of one layer, and the greedy descent above it: Malkov & Yashunin, "Efficient and robust approximate nearest
+// neighbor search using Hierarchical Navigable Small World graphs", algorithms 2 and 5. One algorithm, several views of a graph:
+// the one in memory that a build works on, and the pages of an index.
+//
+// A View offers
+//   uint32_t neighbors(uint32_t id, int level, uint32_t *out)           ids of the links, at most max_links(); 0 if the node is
+//   gone void score(const uint32_t *ids, size_t n, float *distance, bool *counts)  distances to the query the view was made for;
+//   infinity for a
+//                                                                       node that cannot be read; counts = false for tombstones
+//   size_t max_links()
+//   void prefetch_links(uint32_t id)                                    a hint
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "core/graph/candidate.h"
+
+namespace vkv::graph {
+
+struct SearchStats {
+    uint64_t expanded = 0, scored = 0;
+};
+
+// The state of a search, kept between searches so that nothing is allocated on the way.
+struct SearchState {
+    Pool pool;
+    Visited visited;
+    std::vector<uint32_t> ids;
+    std::vector<float> distance;
+    std::vector<uint8_t> counts;
+    std::vector<Candidate> dropped;  // met but not (or no longer) in the pool; filled if keep_dropped: where a search can resume
+    bool keep_dropped = false;
+    SearchStats stats;
+
+    void prepare(size_t max_links)
+    {
+        if (ids.size() < max_links) {
+            ids.resize(max_links);
+            distance.resize(max_links);
+            counts.resize(max_links);
+        }
+    }
+};
+
+namespace detail {
+
+template <class View>
+void score_into_pool(View &view, SearchState &s, size_t n)
+{
+    bool *counts = reinterpret_cast<bool *>(s.counts.data());
+    view.score(s.ids.data(), n, s.distance.data(), counts);
+    s.stats.scored += n;
+    auto dropped = [&s](const Pool::Entry &e) {
+        if (s.keep_dropped) s.dropped.push_back({e.distance, e.id});
+    };
+    for (size_t i = 0; i < n; ++i) {
+        if (!(s.distance[i] < std::numeric_limits<float>::infinity())) continue;  // unreadable, or garbage read in passing
+        if (!s.pool.insert({s.distance[i], s.ids[i]}, counts[i], dropped) && s.keep_dropped)
+            s.dropped.push_back({s.distance[i], s.ids[i]});
+    }
+}
+
+}  // namespace detail
+
+// Expands the pool until its nearest `width` nodes are all expanded. The pool must hold the entry points.
+// stop() is asked once per expansion; a true answer ends the search early.
+template <class View, class Stop>
+void search_layer(View &view, SearchState &s, int level, Stop &&stop)
+{
+    s.prepare(view.max_links() + 1);
+    for (uint32_t id; (id = s.pool.expand_next()) != kNoNode;) {
+        if (stop()) return;
+        size_t n = view.neighbors(id, level, s.ids.data());
+        ++s.stats.expanded;
+        size_t fresh = 0;
+        for (size_t i = 0; i < n; ++i)
+            if (s.visited.insert(s.ids[i])) s.ids[fresh++] = s.ids[i];
+        if (fresh == 0) continue;
+        detail::score_into_pool(view, s, fresh);
+        uint32_t next = s.pool.peek_next();
+        if (next != kNoNode) view.prefetch_links(next);
+    }
+}
+
+// Starts a search of the given width from entry points.
+template <class View>
+void enter(View &view, SearchState &s, const uint32_t *entries, size_t n, size_t width)
+{
+    s.pool.reset(width);
+    s.visited.clear();
+    s.dropped.clear();
+    s.prepare(std::max(n, view.max_links() + 1));
+    size_t fresh = 0;
+    for (size_t i = 0; i < n; ++i)
+        if (s.visited.insert(entries[i])) s.ids[fresh++] = entries[i];
+    detail::score_into_pool(view, s, fresh);
+}
+
+// Greedy descent from `entry` at `from` down to the level above `to`: returns the nearest node found.
+template <class View, class Stop>
+uint32_t descend(View &view, SearchState &s, uint32_t entry, int from, int to, Stop &&stop)
+{
+    const bool keep = s.keep_dropped;
+    s.keep_dropped = false;
+    for (int level = from; level > to; --level) {
+        enter(view, s, &entry, 1, 1);
+        search_layer(view, s, level, stop);
+        if (!s.pool.entries().empty()) entry = s.pool.entries().front().id;
+    }
+    s.keep_dropped = keep;
+    return entry;
+}
+
+}  // namespace vkv::graph

@@ -1,0 +1,210 @@
+// The parsers of parse.h: one cursor over the text, shared by the three types.
+//
+// Numbers take the fast road of from_chars, and strtof wherever the two could differ (hexadecimal, signs, out of range, names),
+// so the accepted language is strtof's.
+
+#include "core/text/parse.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <climits>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+#include "core/simd/half.h"
+#include "core/text/limits.h"
+#include "core/text/message.h"
+#include "core/value.h"
+
+namespace vkv {
+namespace {
+
+bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+struct Number {
+    float value;
+    bool range_error;  // the text names a number too large, or too small for anything but 0 or a subnormal
+    const char *begin, *end;
+    std::string text() const { return std::string(begin, end); }
+};
+
+class Cursor {
+public:
+    Cursor(const char *text, const char *type) : text_(text), end_(text + std::strlen(text)), at_(text), type_(type) {}
+
+    void skip_space()
+    {
+        while (is_space(*at_)) ++at_;
+    }
+    bool accept(char c)
+    {
+        if (*at_ != c) return false;
+        ++at_;
+        return true;
+    }
+    bool at_end() const { return *at_ == '\0'; }
+
+    [[noreturn]] void malformed(const char *detail = "") const
+    {
+        throw Error(Errc::invalid_text, message("invalid input syntax for type %s: \"%s\"", type_, text_), {}, detail);
+    }
+
+    [[noreturn]] void out_of_range(const Number &number) const
+    {
+        throw Error(Errc::numeric_overflow, message("\"%s\" is out of range for type %s", number.text().c_str(), type_));
+    }
+
+    Number number()
+    {
+        Number result{0, false, at_, at_};
+        if (is_digit(*at_) || (*at_ == '-' && is_digit(at_[1]))) {
+            auto [stop, error] = std::from_chars(at_, end_, result.value);
+            bool plain = error == std::errc() && std::isnormal(result.value) && *stop != 'x' && *stop != 'X';
+            if (plain) {
+                result.end = at_ = stop;
+                return result;
+            }
+        }
+        char *stop;
+        errno = 0;
+        result.value = std::strtof(at_, &stop);
+        if (stop == at_) malformed();
+        result.range_error = errno == ERANGE;
+        result.end = at_ = stop;
+        return result;
+    }
+
+    // Saturates: an integer too large for int is out of every bound that is checked later.
+    int integer(int least)
+    {
+        char *stop;
+        long value = std::strtol(at_, &stop, 10);
+        if (stop == at_) malformed();
+        at_ = stop;
+        return static_cast<int>(std::clamp(value, static_cast<long>(least), static_cast<long>(INT_MAX)));
+    }
+
+private:
+    const char *text_, *end_, *at_;
+    const char *type_;
+};
+
+struct FloatElement {
+    static constexpr const char *kType = kVectorName;
+    using Stored = float;
+    static Stored convert(const Cursor &cursor, const Number &number)
+    {
+        if (number.range_error && std::isinf(number.value)) cursor.out_of_range(number);
+        check_finite(number.value, kType);
+        return number.value;
+    }
+};
+
+struct HalfElement {
+    static constexpr const char *kType = kHalfvecName;
+    using Stored = uint16_t;
+    static Stored convert(const Cursor &cursor, const Number &number)
+    {
+        Stored half = float_to_half(number.value);
+        bool overflow = std::isinf(half_to_float(half)) && (number.range_error || !std::isinf(number.value));
+        if (overflow) cursor.out_of_range(number);
+        check_finite(number.value, kType);
+        return half;
+    }
+};
+
+template <typename Element>
+int parse_dense(const char *text, typename Element::Stored *out)
+{
+    Cursor cursor(text, Element::kType);
+    cursor.skip_space();
+    if (!cursor.accept('[')) cursor.malformed("Vector contents must start with \"[\".");
+    cursor.skip_space();
+    if (cursor.accept(']')) check_dense_dim(0, Element::kType);
+    int dim = 0;
+    for (;;) {
+        check_dense_dim(dim + 1, Element::kType);
+        cursor.skip_space();
+        if (cursor.at_end()) cursor.malformed();
+        out[dim++] = Element::convert(cursor, cursor.number());
+        cursor.skip_space();
+        if (cursor.accept(']')) break;
+        if (!cursor.accept(',')) cursor.malformed();
+    }
+    cursor.skip_space();
+    if (!cursor.at_end()) cursor.malformed("Junk after closing right brace.");
+    return dim;
+}
+
+SparseElement parse_sparse_element(Cursor *cursor)
+{
+    cursor->skip_space();
+    if (cursor->at_end()) cursor->malformed();
+    int index = cursor->integer(INT_MIN + 1);
+    cursor->skip_space();
+    if (!cursor->accept(':')) cursor->malformed();
+    cursor->skip_space();
+    Number number = cursor->number();
+    if (number.range_error && (number.value == 0 || std::isinf(number.value))) cursor->out_of_range(number);
+    check_finite(number.value, kSparsevecName);
+    return {index - 1, number.value};
+}
+
+}  // namespace
+
+size_t max_elements(const char *text, size_t limit)
+{
+    size_t elements = 1 + static_cast<size_t>(std::count(text, text + std::strlen(text), ','));
+    return std::min(elements, limit);
+}
+
+int parse_vector(const char *text, float *out) { return parse_dense<FloatElement>(text, out); }
+
+int parse_halfvec(const char *text, uint16_t *out) { return parse_dense<HalfElement>(text, out); }
+
+SparseShape parse_sparsevec(const char *text, SparseElement *out)
+{
+    // every element counts against the limit here, also those that turn out to be 0
+    if (max_elements(text, kMaxSparseNnz + 1) > kMaxSparseNnz) check_sparse_nnz(kMaxSparseNnz + 1, kMaxSparseDim);
+    Cursor cursor(text, kSparsevecName);
+    SparseShape shape{0, 0};
+    cursor.skip_space();
+    if (!cursor.accept('{')) cursor.malformed("Vector contents must start with \"{\".");
+    cursor.skip_space();
+    if (!cursor.accept('}')) {
+        for (;;) {
+            SparseElement element = parse_sparse_element(&cursor);
+            if (element.value != 0) out[shape.nnz++] = element;
+            cursor.skip_space();
+            if (cursor.accept('}')) break;
+            if (!cursor.accept(',')) cursor.malformed();
+        }
+    }
+    cursor.skip_space();
+    if (!cursor.accept('/')) cursor.malformed("Unexpected end of input.");
+    cursor.skip_space();
+    shape.dim = cursor.integer(INT_MIN);
+    cursor.skip_space();
+    if (!cursor.at_end()) cursor.malformed("Junk after closing.");
+    check_sparse_dim(shape.dim);
+    return shape;
+}
+
+void place_elements(SparseElement *elements, SparseShape shape, int32_t *indices, float *values)
+{
+    auto by_index = [](const SparseElement &a, const SparseElement &b) { return a.index < b.index; };
+    if (!std::is_sorted(elements, elements + shape.nnz, by_index)) std::sort(elements, elements + shape.nnz, by_index);
+    for (int i = 0; i < shape.nnz; ++i) {
+        indices[i] = elements[i].index;
+        values[i] = elements[i].value;
+        check_sparse_index(indices, i, shape.dim);
+    }
+}
+
+}  // namespace vkv

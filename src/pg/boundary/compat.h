@@ -1,0 +1,104 @@
+// What differs between the supported servers: PostgreSQL 15 to 18. The only place with branches on PG_VERSION_NUM.
+// Included by pg.h, after the server's headers.
+#pragma once
+
+#if PG_VERSION_NUM < 150000
+#error "vectorkv needs PostgreSQL 15 or newer"
+#endif
+
+#if PG_VERSION_NUM >= 160000
+extern "C" {
+#include "varatt.h"
+}
+#endif
+
+// The module's identity: from 18 on the server can show a name and a version.
+#if PG_VERSION_NUM >= 180000
+#define VKV_MODULE_MAGIC(module_name, module_version) PG_MODULE_MAGIC_EXT(.name = module_name, .version = module_version)
+#else
+#define VKV_MODULE_MAGIC(module_name, module_version) PG_MODULE_MAGIC
+#endif
+
+// Shared buffers looked at without a pin (hnsw/resident.h says why that is sound). The header is an internal one of the server; what is used of it is
+// here.
+extern "C" {
+#include "storage/buf_internals.h"
+}
+
+namespace vkv::compat {
+
+inline BufferDesc *buffer_descriptor(Buffer buffer)
+{
+    return BufferIsLocal(buffer) ? GetLocalBufferDescriptor(static_cast<uint32>(-buffer - 1))
+                                 : GetBufferDescriptor(static_cast<uint32>(buffer - 1));
+}
+
+// Does this buffer hold this block of the relation's main fork at this moment, read in and whole?
+inline bool buffer_holds(BufferDesc *desc, Relation rel, BlockNumber block)
+{
+#if PG_VERSION_NUM >= 160000
+    const bool same = BufTagMatchesRelFileLocator(&desc->tag, &rel->rd_locator) && desc->tag.forkNum == MAIN_FORKNUM;
+#else
+    const bool same = RelFileNodeEquals(desc->tag.rnode, rel->rd_node) && desc->tag.forkNum == MAIN_FORKNUM;
+#endif
+    return same && desc->tag.blockNum == block && (pg_atomic_read_u32(&desc->state) & BM_VALID) != 0;
+}
+
+inline uint32_t buffer_usage(BufferDesc *desc) { return BUF_STATE_GET_USAGECOUNT(pg_atomic_read_u32(&desc->state)); }
+
+// Names the relation's storage: changes with TRUNCATE, REINDEX and the like.
+inline uint64_t relation_storage(Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+    return (static_cast<uint64_t>(rel->rd_locator.dbOid) << 32) ^ (static_cast<uint64_t>(rel->rd_locator.spcOid) << 16) ^
+           rel->rd_locator.relNumber;
+#else
+    return (static_cast<uint64_t>(rel->rd_node.dbNode) << 32) ^ (static_cast<uint64_t>(rel->rd_node.spcNode) << 16) ^
+           rel->rd_node.relNode;
+#endif
+}
+
+// A new last page, pinned and exclusively locked.
+inline Buffer extend_relation(Relation rel, ForkNumber fork)
+{
+#if PG_VERSION_NUM >= 160000
+    return ExtendBufferedRel(BMR_REL(rel), fork, nullptr, EB_LOCK_FIRST);
+#else
+    const bool need_lock = !RELATION_IS_LOCAL(rel);
+    if (need_lock) LockRelationForExtension(rel, ExclusiveLock);
+    Buffer buffer = ReadBufferExtended(rel, fork, P_NEW, RBM_NORMAL, nullptr);
+    LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+    if (need_lock) UnlockRelationForExtension(rel, ExclusiveLock);
+    return buffer;
+#endif
+}
+
+}  // namespace vkv::compat
+
+namespace vkv::compat {
+
+inline void vacuum_delay()
+{
+#if PG_VERSION_NUM >= 180000
+    vacuum_delay_point(false);
+#else
+    vacuum_delay_point();
+#endif
+}
+
+// Since 18 the planner counts disabled nodes and looks at costs only among equals.
+inline void disable_path([[maybe_unused]] Path *path)
+{
+#if PG_VERSION_NUM >= 180000
+    path->disabled_nodes = 2;
+#endif
+}
+
+}  // namespace vkv::compat
+
+namespace vkv::compat {
+
+// Makes a set-returning function return a tuplestore.
+inline void init_materialized(FunctionCallInfo fcinfo) { InitMaterializedSRF(fcinfo, 0); }
+
+}  // namespace vkv::compat

@@ -1,0 +1,96 @@
+# Builds and installs the extension with PGXS; the Makefile calls it from the top folder.  src/pg is compiled here and linked with the
+# archive of src/core, which cmake builds into build/core.  Objects and generated files stay in build/; only vector.so lies in the
+# top folder, where PGXS wants it.
+
+VKV_VERSION = 0.8.6.1
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(wildcard $(PGXS)),)
+$(info error: $(PG_CONFIG) finds no PostgreSQL server headers (15 to 18))
+$(error set PG_CONFIG, or on Debian run test/setup/packages.sh build)
+endif
+
+MODULE_big = vector
+EXTENSION = extension/vector
+INSTALL_SQL = build/sql/vector--$(VKV_VERSION).sql
+DATA_built = $(INSTALL_SQL)
+DATA = $(wildcard extension/vector--*--*.sql)
+
+CORE_DIR = build/core
+CORE_LIB ?= $(CORE_DIR)/libvkvcore.a
+
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+REGRESS_OPTS = --load-extension=vector
+
+# Bitcode of C++ templates gives nothing to the JIT, and the flags of the two compilers differ.
+override with_llvm := no
+# PGXS takes the folder of the makefile for the sources otherwise.
+override srcdir := .
+
+SOURCES := $(wildcard src/pg/*/*.cpp)
+OBJDIR = build/pg/$(MAJORVERSION)
+OBJS = $(patsubst src/pg/%.cpp,$(OBJDIR)/%.o,$(SOURCES))
+EXPORTS = $(OBJDIR)/exports.map
+
+include $(PGXS)
+
+# Our own compile rule: PostgreSQL's headers as system headers, so that warnings are about our code only, and none of the warning
+# flags of the compiler that PostgreSQL was built with.
+VKV_CPPFLAGS = -Isrc -isystem $(includedir_server) $(filter -D%,$(CPPFLAGS))
+VKV_CXXFLAGS = $(filter-out -W% -std=% -fno-strict-aliasing -fwrapv -fPIC,$(CXXFLAGS)) -std=c++20 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden \
+	-fno-strict-aliasing -fwrapv -Wall -Wextra $(if $(WERROR),-Werror)
+VKV_COMPILE = $(CXX) $(strip $(VKV_CXXFLAGS)) $(strip $(VKV_CPPFLAGS))
+
+# The library brings its C++ runtime and shows only what PostgreSQL looks up: the version script lists each SQL function found.
+override COMPILER = $(CXX) $(filter-out -W%,$(CXXFLAGS))
+SHLIB_LINK += $(CORE_LIB) -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--version-script=$(EXPORTS) -lpthread -lm
+
+$(OBJDIR)/%.o: src/pg/%.cpp $(OBJDIR)/flags
+	@mkdir -p $(@D)
+	$(VKV_COMPILE) -MMD -MP -c -o $@ $<
+
+$(EXPORTS): $(OBJS)
+	@{ echo '{ global: Pg_magic_func; _PG_init;'; \
+	  nm -g --defined-only $(OBJS) | awk '$$3 ~ /^pg_finfo_/ {print $$3 ";"; sub(/^pg_finfo_/, "", $$3); print $$3 ";"}' | sort -u; \
+	  echo 'local: *; };'; } > $@.tmp && mv $@.tmp $@
+
+# Another compiler, server or set of flags makes every object anew.
+$(OBJDIR)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION) $(VKV_COMPILE)' > $@.tmp; if cmp -s $@.tmp $@; then rm $@.tmp; else mv $@.tmp $@; fi
+
+# The library of another server version or compiler is not this one.
+build/pg/linked: $(OBJDIR)/flags FORCE
+	@if ! cmp -s $< $@; then cp $< $@; fi
+
+$(shlib): $(CORE_LIB) $(EXPORTS) build/pg/linked
+
+-include $(patsubst %.o,%.d,$(OBJS))
+
+$(CORE_DIR)/libvkvcore.a: FORCE
+	@[ -f $(CORE_DIR)/Makefile ] || cmake -S . -B $(CORE_DIR) -G 'Unix Makefiles' -DVKV_TESTS=OFF > /dev/null
+	@+$(MAKE) -s --no-print-directory -C $(CORE_DIR) vkvcore > /dev/null
+
+$(INSTALL_SQL): $(sort $(wildcard extension/vector/*.sql))
+	@mkdir -p $(@D)
+	cat $^ > $@.tmp && mv $@.tmp $@
+
+# Before anything is copied: never replace a library that another project installed under the same name.
+installdirs installdirs-lib uninstall: refuse-foreign
+
+refuse-foreign:
+	@lib='$(DESTDIR)$(pkglibdir)/vector$(DLSUFFIX)'; \
+	if [ -z '$(FORCE)' ] && [ -e "$$lib" ] && ! grep -q vectorkv "$$lib"; then \
+	  echo "error: $$lib belongs to another project (pgvector?)" >&2; \
+	  echo "hint: FORCE=1 replaces it; its tables work with this library, its indexes need REINDEX" >&2; exit 1; \
+	fi
+
+# What a second compiler has to say.
+check-clang: CXX = clang++
+check-clang: $(patsubst src/pg/%,syntax/%,$(SOURCES))
+
+syntax/%: src/pg/%
+	@$(VKV_COMPILE) -fsyntax-only $<
+
+FORCE:
+.PHONY: FORCE refuse-foreign check-clang

@@ -1,0 +1,50 @@
+// hnsw_check: everything that must hold in an index between two statements.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "pg/hnsw/page_view.h"
+
+namespace vkv::hnsw {
+
+// report(block, slot or item offset, problem)
+using Report = std::function<void(BlockNumber, int, const std::string &)>;
+
+class Checker {
+public:
+    Checker(Relation heap, Relation index, Report report);
+    // heap_all: also that every row of the table that has to be in the index is.
+    void run(bool heap_all);
+
+private:
+    void read_pages();
+    void read_nodes(const char *page, BlockNumber block);
+    void read_upper_page(const char *page, BlockNumber block);
+    void check_node(const NodeHeader *n, BlockNumber block, int slot);
+    void check_links();
+    void check_list(uint32_t node, int level, const uint32_t *list, uint32_t n);
+    void check_tids(const NodeHeader *n, BlockNumber block, int slot);
+    void check_entry();
+    void check_reach();
+    void check_free_lists();
+    void check_heap_tids();
+    void check_heap_all();
+    bool is_node(uint32_t id) const { return id < level_.size() && level_[id] >= 0; }
+    void report_node(uint32_t id, const std::string &problem);
+
+    Relation heap_;
+    Index index_;
+    const Shape &shape_;
+    MetaPage meta_;
+    Report report_;
+    BlockNumber blocks_ = 0;
+    std::vector<int8_t> level_;  // by node id; -1: no node
+    std::vector<bool> dead_, pending_;
+    std::vector<std::pair<uint64_t, uint32_t>> tids_;  // packed heap tid, node
+    std::unordered_set<uint32_t> upper_seen_;
+};
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,25 @@
+// Where the node of an equal vector is found without a search: an extendible hash table (Fagin et al. 1979) in pages of the index.
+// A new version of a row whose vector did not change costs a look-up instead of a graph insertion, and duplicates share one node.
+//
+// The table only speeds things up: an entry may be missing (then an equal vector gets a node of its own) or stale (the node is
+// checked).
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "pg/hnsw/index.h"
+
+namespace vkv::hnsw {
+
+// Calls found(node) for each entry of the hash until it returns true.
+bool hash_find(Relation rel, uint64_t hash, const std::function<bool(uint32_t node)> &found);
+void hash_insert(Relation rel, uint64_t hash, uint32_t node);
+void hash_erase(Relation rel, uint64_t hash, uint32_t node);
+
+// For a build: the pages of a table of these entries, appended by append(page) in order, the first at block `first`. Fills the meta
+// page's part.
+void hash_build(std::vector<BucketEntry> entries, BlockNumber first, MetaPage *meta,
+                const std::function<void(const char *page)> &append);
+
+}  // namespace vkv::hnsw

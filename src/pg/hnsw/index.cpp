@@ -1,0 +1,229 @@
+#include "pg/hnsw/index.h"
+
+#include <cstring>
+#include <string>
+
+#include "pg/types/types.h"
+
+namespace vkv::hnsw {
+
+namespace {
+
+constexpr uint32_t kMaxBitDim = 64000;
+
+// The distance of an operator class is told by the C function behind its first support function: the catalog of stock pgvector says
+// the same.
+struct DistanceRow {
+    const char *symbol;
+    Scalar scalar;
+    Metric metric;
+};
+constexpr DistanceRow kDistances[] = {
+    {"vector_l2_squared_distance", Scalar::f32, Metric::l2},
+    {"vector_negative_inner_product", Scalar::f32, Metric::ip},
+    {"l1_distance", Scalar::f32, Metric::l1},
+    {"halfvec_l2_squared_distance", Scalar::f16, Metric::l2},
+    {"halfvec_negative_inner_product", Scalar::f16, Metric::ip},
+    {"halfvec_l1_distance", Scalar::f16, Metric::l1},
+    {"sparsevec_l2_squared_distance", Scalar::sparse, Metric::l2},
+    {"sparsevec_negative_inner_product", Scalar::sparse, Metric::ip},
+    {"sparsevec_l1_distance", Scalar::sparse, Metric::l1},
+    {"hamming_distance", Scalar::bit, Metric::hamming},
+    {"jaccard_distance", Scalar::bit, Metric::jaccard},
+};
+
+// Bare PostgreSQL calls: no object with a destructor is alive.
+const DistanceRow *find_distance(Oid proc)
+{
+    const DistanceRow *found = nullptr;
+    HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(proc));
+    if (!HeapTupleIsValid(tuple)) return nullptr;
+    bool isnull;
+    Datum source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
+    if (!isnull) {
+        const char *symbol = TextDatumGetCString(source);
+        for (const DistanceRow &row : kDistances)
+            if (std::strcmp(row.symbol, symbol) == 0) found = &row;
+    }
+    ReleaseSysCache(tuple);
+    return found;
+}
+
+// rd_amcache: this, then the model.
+struct Cached {
+    uint64_t storage;
+    Shape shape;
+    uint8_t model[FLEXIBLE_ARRAY_MEMBER];
+};
+
+std::vector<uint8_t> read_model(Relation rel, const MetaPage &meta)
+{
+    std::vector<uint8_t> model;
+    for (BlockNumber block = meta.model_first; model.size() < meta.model_bytes;) {
+        if (!BlockNumberIsValid(block)) corrupted(rel, kMetaBlock, "the model ends early");
+        ReadPage page(rel, block, PageKind::model);
+        const size_t n = std::min<size_t>(kPageRoom, meta.model_bytes - model.size());
+        model.insert(model.end(), page.page() + kPageBegin, page.page() + kPageBegin + n);
+        block = page.opaque()->next;
+    }
+    return model;
+}
+
+std::vector<uint8_t> untrained_model(const Column &c, CodecId codec)
+{
+    return make_trainer(codec, c.scalar, c.metric, c.dim)->finish();
+}
+
+}  // namespace
+
+Column column_of(Relation index)
+{
+    const DistanceRow *row = pg_call([&] { return find_distance(index_getprocid(index, 1, 1)); });
+    if (!row)
+        throw Error(Errc::not_supported, "access method \"hnsw\" does not know the distance function of the operator class",
+                    "Use one of the operator classes of extension \"vector\".");
+    Column c{row->scalar, row->metric, 0};
+    if (c.metric == Metric::ip && OidIsValid(index_getprocid(index, 1, 2))) c.metric = Metric::cosine;
+    const int32 dim = TupleDescAttr(RelationGetDescr(index), 0)->atttypmod;
+    if (dim < 0) throw Error(Errc::invalid_parameter, "column does not have dimensions");
+    const uint32_t max = c.scalar == Scalar::bit ? kMaxBitDim : c.scalar == Scalar::sparse ? kMaxSparseDim : kMaxDim;
+    if (static_cast<uint32_t>(dim) > max)
+        throw Error(Errc::limit_exceeded, "column cannot have more than " + std::to_string(max) + " dimensions for hnsw index");
+    c.dim = static_cast<uint32_t>(dim);
+    return c;
+}
+
+Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, CodecId codec, const Codec &instance,
+                 uint64_t hash_seed, uint32_t model_bytes)
+{
+    Shape s{};
+    s.dim = column.dim;
+    s.m = m;
+    s.ef_construction = ef_construction;
+    s.codec = codec;
+    s.scalar = column.scalar;
+    s.metric = column.metric;
+    s.code_bytes = static_cast<uint32_t>(instance.code_size());
+    s.second_bytes = static_cast<uint32_t>(instance.second_size());
+    s.hash_seed = hash_seed;
+    s.model_bytes = model_bytes;
+    const size_t links_end = sizeof(NodeHeader) + 2 * m * sizeof(uint32_t);
+    const size_t inline_size = MAXALIGN(links_end + s.code_bytes);
+    s.apart = s.code_bytes == 0 || inline_size > kPageRoom;
+    s.code_offset = static_cast<uint32_t>(links_end);
+    s.node_size = static_cast<uint32_t>(s.apart ? MAXALIGN(links_end) : inline_size);
+    s.per_page = static_cast<uint32_t>(kPageRoom / s.node_size);
+    return s;
+}
+
+MetaPage make_meta(const Shape &s)
+{
+    MetaPage m{};
+    m.magic = kMagic;
+    m.version = kVersion;
+    m.dim = s.dim;
+    m.m = static_cast<uint16_t>(s.m);
+    m.ef_construction = static_cast<uint16_t>(s.ef_construction);
+    m.codec = static_cast<uint8_t>(s.codec);
+    m.scalar = static_cast<uint8_t>(s.scalar);
+    m.metric = static_cast<uint8_t>(s.metric);
+    m.entry = kNoNode;
+    m.entry_level = -1;
+    m.hash_seed = s.hash_seed;
+    m.model_bytes = s.model_bytes;
+    m.model_first = InvalidBlockNumber;
+    for (BlockNumber &b : m.free_list) b = InvalidBlockNumber;
+    for (BlockNumber &b : m.directory) b = InvalidBlockNumber;
+    return m;
+}
+
+MetaPage read_meta(Relation rel, ForkNumber fork)
+{
+    ReadPage page(rel, kMetaBlock, PageKind::meta, fork);
+    const MetaPage meta = *meta_of(page.page());
+    if (meta.magic != kMagic) corrupted(rel, kMetaBlock, "no meta page");
+    if (meta.version != kVersion)
+        throw Error(Errc::index_corrupted,
+                    "index \"" + std::string(RelationGetRelationName(rel)) + "\" has version " + std::to_string(meta.version) +
+                        " of the page format; this library reads version " + std::to_string(kVersion),
+                    "Rebuild it: REINDEX INDEX.");
+    return meta;
+}
+
+Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))
+{
+    auto *cached = static_cast<Cached *>(rel->rd_amcache);
+    if (cached && cached->storage == storage_) {
+        shape_ = cached->shape;
+        model_.assign(cached->model, cached->model + shape_.model_bytes);
+        codec_ = make_codec(shape_.codec, shape_.scalar, shape_.metric, shape_.dim, model_);
+        return;
+    }
+    const MetaPage meta = read_meta(rel);
+    const Column column{static_cast<Scalar>(meta.scalar), static_cast<Metric>(meta.metric), meta.dim};
+    const auto id = static_cast<CodecId>(meta.codec);
+    const bool sane = meta.scalar <= static_cast<uint8_t>(Scalar::sparse) && meta.metric <= static_cast<uint8_t>(Metric::jaccard) &&
+                      codec_supports(id, column.scalar, column.metric) && meta.m >= 2 && meta.m <= 100 && meta.dim > 0;
+    if (!sane) corrupted(rel, kMetaBlock, "parameters that make no sense");
+    model_ = meta.model_bytes > 0 ? read_model(rel, meta) : untrained_model(column, id);
+    codec_ = make_codec(id, column.scalar, column.metric, column.dim, model_);
+    shape_ = make_shape(column, meta.m, meta.ef_construction, id, *codec_, meta.hash_seed, static_cast<uint32_t>(model_.size()));
+    pg_call([&] {
+        auto *c = static_cast<Cached *>(MemoryContextAlloc(rel->rd_indexcxt, offsetof(Cached, model) + model_.size()));
+        c->storage = storage_;
+        c->shape = shape_;
+        std::memcpy(c->model, model_.data(), model_.size());
+        if (rel->rd_amcache) pfree(rel->rd_amcache);
+        rel->rd_amcache = c;
+    });
+}
+
+Entry Index::entry() const
+{
+    ReadPage page(rel_, kMetaBlock, PageKind::meta);
+    return {meta_of(page.page())->entry, meta_of(page.page())->entry_level};
+}
+
+VectorView view_datum(Scalar scalar, Datum value)
+{
+    return pg_call([&] { return view_of(scalar, value); });
+}
+
+bool view_value(const Shape &shape, Datum value, VectorView *view)
+{
+    *view = view_datum(shape.scalar, value);
+    if (view->dim != shape.dim)
+        throw Error(Errc::data_exception,
+                    "expected " + std::to_string(shape.dim) + " dimensions, not " + std::to_string(view->dim));
+    if (shape.metric != Metric::cosine) return true;
+    // A zero vector has no direction.
+    if (shape.scalar == Scalar::sparse) return view->nnz > 0;
+    if (shape.scalar == Scalar::f32) {
+        for (uint32_t i = 0; i < view->dim; ++i)
+            if (view->f32()[i] != 0) return true;
+        return false;
+    }
+    for (uint32_t i = 0; i < view->dim; ++i)
+        if ((view->f16()[i] & 0x7FFF) != 0) return true;
+    return false;
+}
+
+uint64_t hash_of(const Shape &shape, const VectorView &x)
+{
+    auto hash = [&](const void *p, size_t bytes, uint64_t seed) {
+        return hash_bytes_extended(static_cast<const unsigned char *>(p), static_cast<int>(bytes), seed);
+    };
+    switch (shape.scalar) {
+        case Scalar::f32:
+            return hash(x.data, x.dim * sizeof(float), shape.hash_seed);
+        case Scalar::f16:
+            return hash(x.data, x.dim * sizeof(uint16_t), shape.hash_seed);
+        case Scalar::bit:
+            return hash(x.data, x.bit_bytes(), shape.hash_seed);
+        case Scalar::sparse:
+            return hash(x.data, x.nnz * sizeof(float), hash(x.indices, x.nnz * sizeof(int32_t), shape.hash_seed));
+    }
+    return 0;
+}
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,230 @@
+// aminsert: an equal vector's node gets one more heap tuple; a new vector is searched for, placed, and linked.
+//
+// A node is written whole, with its own links, before any other node links to it, and is marked pending until it has a link from
+// one of them. A crash in between leaves a pending node that belongs to a transaction that never committed; vacuum removes it with
+// its heap tuple.
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "pg/hnsw/hash_directory.h"
+#include "pg/hnsw/hnsw.h"
+#include "pg/hnsw/linker.h"
+#include "pg/hnsw/node_tids.h"
+
+namespace vkv::hnsw {
+
+namespace {
+
+int random_level(uint32_t m)
+{
+    const double u = 1.0 - pg_prng_double(&pg_global_prng_state);  // (0, 1]
+    return std::min(static_cast<int>(-std::log(u) / std::log(static_cast<double>(m))), graph::kMaxLevel);
+}
+
+bool poll_interrupts()
+{
+    if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
+    return false;
+}
+
+// One statement's insertions into one index.
+class Inserter {
+public:
+    explicit Inserter(Relation rel) : index_(rel)
+    {
+        row_context_ = pg_call([] { return AllocSetContextCreate(CurrentMemoryContext, "hnsw insert", ALLOCSET_DEFAULT_SIZES); });
+    }
+    bool serves(Relation rel)
+    {
+        index_.set_rel(rel);
+        return index_.same_storage();
+    }
+
+    void insert(Datum value, const ItemPointerData &tid)
+    {
+        MemoryContext old = MemoryContextSwitchTo(row_context_);
+        VectorView x;
+        if (view_value(index_.shape(), value, &x)) insert(x, tid);
+        MemoryContextSwitchTo(old);
+        MemoryContextReset(row_context_);
+    }
+
+private:
+    void insert(const VectorView &x, const ItemPointerData &tid)
+    {
+        const Codec &codec = index_.codec();
+        code_.resize(codec.code_size(x));
+        second_.resize(codec.second_size());
+        codec.encode(x, code_.data(), second_.empty() ? nullptr : second_.data());
+        hash_ = hash_of(index_.shape(), x);
+        std::optional<PageLock> lock;
+        lock.emplace(index_.rel(), kUpdateLock, ShareLock);
+        if (add_to_equal(tid)) return;
+        const int level = random_level(index_.shape().m);
+        Entry entry = index_.entry();
+        if (entry.node == kNoNode || level > entry.level) {
+            // The entry will change: alone, so that there is one entry and it is linked.
+            lock.reset();
+            lock.emplace(index_.rel(), kUpdateLock, ExclusiveLock);
+            entry = index_.entry();
+        }
+        auto scorer = codec.query(x);
+        PageView view(index_, scorer.get());
+        const uint32_t node = add_node(view, entry, level, tid);
+        if (entry.node == kNoNode || level > entry.level) set_entry(node, level);
+    }
+
+    bool add_to_equal(const ItemPointerData &tid)
+    {
+        return hash_find(index_.rel(), hash_, [&](uint32_t node) { return add_tid(index_, node, hash_, code_, tid); });
+    }
+
+    uint32_t add_node(PageView &view, const Entry &entry, int level, const ItemPointerData &tid)
+    {
+        const Shape &s = index_.shape();
+        Linker linker(index_, view);
+        std::vector<std::vector<graph::Candidate>> chosen(static_cast<size_t>(level) + 1);
+        if (entry.node != kNoNode) {
+            uint32_t at = graph::descend(view, search_, entry.node, entry.level, level, poll_interrupts);
+            std::vector<uint32_t> entries{at};
+            for (int l = std::min(level, entry.level); l >= 0; --l) {
+                graph::enter(view, search_, entries.data(), entries.size(), s.ef_construction);
+                graph::search_layer(view, search_, l, poll_interrupts);
+                std::vector<graph::Candidate> found;
+                entries.clear();
+                for (const auto &e : search_.pool.entries()) {
+                    entries.push_back(e.id);
+                    if (e.counts) found.push_back({e.distance, e.id});
+                }
+                if (entries.empty()) entries.push_back(at);
+                chosen[static_cast<size_t>(l)] = linker.choose(found, s.max_links(l));
+            }
+        }
+        const uint32_t node = write_node(chosen, tid);
+        const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
+        hash_insert(index_.rel(), hash_, node);
+        if (level > 0) finish_node(node, upper, true);  // before links lead to its upper lists
+        bool linked = false;
+        for (int l = level; l >= 0; --l)
+            for (const graph::Candidate &c : chosen[static_cast<size_t>(l)]) {
+                poll_interrupts();
+                const bool added = linker.add(c.id, node, code_, l);
+                linked |= added && l == 0;
+            }
+        for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node);
+        finish_node(node, upper, false);
+        return node;
+    }
+
+    ItemPointerData write_payload()
+    {
+        const Shape &s = index_.shape();
+        if (!s.has_payload()) return no_item();
+        std::vector<uint8_t> bytes;
+        if (s.apart) bytes = code_;
+        bytes.insert(bytes.end(), second_.begin(), second_.end());
+        // Last piece first: each knows where the next one is.
+        ItemPointerData next = no_item();
+        std::vector<uint8_t> item;
+        for (size_t end = bytes.size(); end > 0;) {
+            const size_t begin = (end - 1) / kMaxPayloadPerItem * kMaxPayloadPerItem;
+            PayloadHeader h{next, static_cast<uint16_t>(end - begin)};
+            item.resize(sizeof(h) + end - begin);
+            std::memcpy(item.data(), &h, sizeof(h));
+            std::memcpy(item.data() + sizeof(h), bytes.data() + begin, end - begin);
+            next = put_item(index_.rel(), PageKind::payload, item.data(), item.size());
+            end = begin;
+        }
+        return next;
+    }
+
+    uint32_t write_node(const std::vector<std::vector<graph::Candidate>> &chosen, const ItemPointerData &tid)
+    {
+        const Shape &s = index_.shape();
+        const ItemPointerData payload = write_payload();
+        uint32_t id = kNoNode;
+        with_room(index_.rel(), PageKind::nodes, [&](char *page, BlockNumber block) {
+            if ((static_cast<uint64_t>(block) + 1) * s.per_page >= kNoNode)
+                throw Error(Errc::limit_exceeded, "index \"" + std::string(RelationGetRelationName(index_.rel())) + "\" is full");
+            uint32_t slot = 0;
+            while (slot < s.per_page && node_in(page, s, slot)->flags != 0) ++slot;
+            if (slot == s.per_page) return false;
+            id = s.node_at(block, slot);
+            NodeHeader *n = node_in(page, s, id);
+            std::memset(n, 0, s.node_size);
+            n->hash = hash_;
+            n->upper = n->more_tids = no_item();
+            n->payload = payload;
+            n->flags = kNodeMark | kNodePending;
+            n->level = static_cast<uint8_t>(chosen.size() - 1);
+            n->links = static_cast<uint16_t>(chosen[0].size());
+            for (size_t i = 0; i < chosen[0].size(); ++i) links_of(n)[i] = chosen[0][i].id;
+            n->tids[0] = tid;
+            n->tid_count = 1;
+            if (!s.apart) std::memcpy(code_of(n, s), code_.data(), s.code_bytes);
+            return true;
+        });
+        return id;
+    }
+
+    ItemPointerData write_upper(uint32_t node, const std::vector<std::vector<graph::Candidate>> &chosen)
+    {
+        const Shape &s = index_.shape();
+        const int level = static_cast<int>(chosen.size()) - 1;
+        std::vector<uint8_t> bytes(s.upper_size(level));
+        auto *u = reinterpret_cast<UpperHeader *>(bytes.data());
+        *u = {node, static_cast<uint32_t>(level)};
+        for (int l = 1; l <= level; ++l) {
+            const auto &c = chosen[static_cast<size_t>(l)];
+            uint32_t *list = upper_list(u, s, l);
+            list[0] = static_cast<uint32_t>(c.size());
+            for (size_t i = 0; i < c.size(); ++i) list[1 + i] = c[i].id;
+        }
+        return put_item(index_.rel(), PageKind::upper, bytes.data(), bytes.size());
+    }
+
+    void finish_node(uint32_t node, const ItemPointerData &upper, bool pending)
+    {
+        const Shape &s = index_.shape();
+        WritePages pages(index_.rel());
+        NodeHeader *n = node_in(pages.lock(s.block_of(node), PageKind::nodes), s, node);
+        n->upper = upper;
+        if (!pending) n->flags &= static_cast<uint8_t>(~kNodePending);
+        pages.commit();
+    }
+
+    void set_entry(uint32_t node, int level)
+    {
+        WritePages pages(index_.rel());
+        MetaPage *meta = meta_of(pages.lock(kMetaBlock, PageKind::meta));
+        meta->entry = node;
+        meta->entry_level = level;
+        pages.commit();
+    }
+
+    Index index_;
+    MemoryContext row_context_;
+    graph::SearchState search_;
+    std::vector<uint8_t> code_, second_;
+    uint64_t hash_ = 0;
+};
+
+}  // namespace
+
+bool insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation, IndexUniqueCheck, bool, IndexInfo *info)
+{
+    if (isnull[0]) return false;
+    auto *inserter = static_cast<Inserter *>(info->ii_AmCache);
+    if (!inserter || !inserter->serves(index)) {
+        MemoryContext old = MemoryContextSwitchTo(info->ii_Context);
+        inserter = own<Inserter>(info->ii_Context, index);
+        MemoryContextSwitchTo(old);
+        info->ii_AmCache = inserter;
+    }
+    inserter->insert(values[0], *tid);
+    return false;
+}
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,48 @@
+#include "pg/hnsw/inspect.h"
+
+#include "pg/hnsw/hnsw.h"
+
+namespace vkv::hnsw {
+
+namespace {
+
+// Bare PostgreSQL code: raises, and leaves what it opened to the transaction.
+void open_both(Oid id, LOCKMODE lock, Relation *heap, Relation *index)
+{
+    const char kind = get_rel_relkind(id);
+    if (kind == '\0') ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", id)));
+    if (kind == RELKIND_PARTITIONED_INDEX)
+        ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is a partitioned index", get_rel_name(id)),
+                        errhint("Name the index of one partition.")));
+    const Oid table = kind == RELKIND_INDEX ? IndexGetRelation(id, true) : InvalidOid;
+    if (!OidIsValid(table))
+        ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not an index", get_rel_name(id))));
+    if (pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+        aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(table));
+    *heap = table_open(table, lock);
+    *index = index_open(id, lock);
+    if ((*index)->rd_indam->amgettuple != entry<get_tuple>)
+        ereport(ERROR,
+                (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not an hnsw index", RelationGetRelationName(*index))));
+    if (RELATION_IS_OTHER_TEMP(*index))
+        ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("cannot read temporary indexes of other sessions")));
+    if (!(*index)->rd_index->indisvalid)
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("index \"%s\" is not valid", RelationGetRelationName(*index)), errhint("Build it again: REINDEX INDEX.")));
+}
+
+}  // namespace
+
+OpenedIndex::OpenedIndex(Oid index, LOCKMODE lock)
+{
+    pg_call([&] { open_both(index, lock, &heap_, &index_); });
+}
+
+OpenedIndex::~OpenedIndex()
+{
+    index_close(index_, NoLock);  // locks stay to the end of the transaction
+    table_close(heap_, NoLock);
+}
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,196 @@
+#include "pg/hnsw/linker.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace vkv::hnsw {
+
+std::vector<graph::Candidate> Linker::choose(std::span<const graph::Candidate> found, size_t max)
+{
+    set_.clear();
+    std::vector<graph::Candidate> candidates;
+    std::vector<uint8_t> code;
+    for (const graph::Candidate &c : found)
+        if (view_.copy_code(c.id, &code)) candidates.push_back({c.distance, set_.add(c.id, code)});
+    select_neighbors(set_, candidates, max, true, selected_);
+    std::vector<graph::Candidate> chosen;
+    for (const graph::Candidate &c : selected_.kept) chosen.push_back({c.distance, set_.id(c.id)});
+    return chosen;
+}
+
+void Linker::fill(std::vector<uint32_t> *list, std::span<const graph::Candidate> candidates, size_t max)
+{
+    set_.clear();
+    std::vector<uint32_t> kept;
+    std::vector<uint8_t> code;
+    for (uint32_t id : *list)
+        if (view_.copy_code(id, &code)) kept.push_back(set_.add(id, code));
+    std::vector<graph::Candidate> turned;
+    std::vector<float> distance(max + 1);
+    for (const graph::Candidate &c : candidates) {
+        if (list->size() >= max) return;
+        if (!view_.copy_code(c.id, &code)) continue;
+        const uint32_t position = set_.add(c.id, code);
+        set_.distances(position, kept.data(), kept.size(), distance.data());
+        const bool diverse = std::none_of(distance.begin(), distance.begin() + static_cast<std::ptrdiff_t>(kept.size()),
+                                          [&](float d) { return d < c.distance; });
+        if (!diverse) {
+            turned.push_back(c);
+            continue;
+        }
+        kept.push_back(position);
+        list->push_back(c.id);
+    }
+    for (size_t i = 0; i < turned.size() && list->size() < max; ++i) list->push_back(turned[i].id);
+}
+
+// change(list, &count) edits the list of a live node under the exclusive lock and says whether to keep the change.
+template <class Change>
+bool Linker::change_list(uint32_t node, int level, Change &&change)
+{
+    const Shape &s = index_.shape();
+    WritePages pages(index_.rel());
+    NodeHeader *n = node_in(pages.lock(s.block_of(node), PageKind::nodes), s, node);
+    if (!node_used(n)) return false;
+    if (level == 0) {
+        uint32_t count = std::min<uint32_t>(n->links, s.max_links(0));
+        if (!change(links_of(n), &count)) return false;
+        n->links = static_cast<uint16_t>(count);
+    } else {
+        if (!is_item(n->upper)) return false;
+        char *page = pages.lock(ItemPointerGetBlockNumber(&n->upper), PageKind::upper);
+        auto *u = reinterpret_cast<UpperHeader *>(item_in(index_.rel(), page, n->upper));
+        if (u->node != node || static_cast<int>(u->level) < level) return false;
+        uint32_t *list = upper_list(u, s, level);
+        uint32_t count = std::min(list[0], s.max_links(level));
+        if (!change(list + 1, &count)) return false;
+        list[0] = count;
+    }
+    pages.commit();
+    return true;
+}
+
+bool Linker::append(uint32_t from, uint32_t to, int level)
+{
+    const uint32_t max = index_.shape().max_links(level);
+    return change_list(from, level, [&](uint32_t *list, uint32_t *n) {
+        if (*n >= max || std::find(list, list + *n, to) != list + *n) return false;
+        list[(*n)++] = to;
+        return true;
+    });
+}
+
+bool Linker::replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after)
+{
+    return change_list(node, level, [&](uint32_t *list, uint32_t *n) {
+        if (*n != before.size() || !std::equal(before.begin(), before.end(), list)) return false;
+        std::copy(after.begin(), after.end(), list);
+        *n = static_cast<uint32_t>(after.size());
+        return true;
+    });
+}
+
+bool Linker::has_detour(std::span<const uint32_t> kept, uint32_t lost, int level)
+{
+    std::vector<uint32_t> links(view_.max_links());
+    for (uint32_t id : kept) {
+        if (id == lost) continue;
+        const uint32_t n = view_.neighbors(id, level, links.data());
+        if (std::find(links.begin(), links.begin() + n, lost) != links.begin() + n) return true;
+    }
+    return false;
+}
+
+// Which link of a full list gives way to `to`: the one the heuristic would not keep, if it can be reached another way; else the
+// next worst.
+bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
+                         uint32_t *victim)
+{
+    constexpr size_t kTries = 8;
+    std::vector<uint8_t> code;
+    if (!view_.copy_code(from, &code)) return false;
+    set_.clear();
+    const uint32_t self = set_.add(from, code);
+    std::vector<uint32_t> positions;
+    for (uint32_t id : list) {
+        if (!view_.copy_code(id, &code)) {  // a link to a node that is gone: the best there is
+            *victim = id;
+            return true;
+        }
+        positions.push_back(set_.add(id, code));
+    }
+    positions.push_back(set_.add(to, to_code));
+    std::vector<float> distance(positions.size());
+    set_.distances(self, positions.data(), positions.size(), distance.data());
+    std::vector<graph::Candidate> candidates;
+    for (size_t i = 0; i < positions.size(); ++i) candidates.push_back({distance[i], positions[i]});
+    std::sort(candidates.begin(), candidates.end());
+    select_neighbors(set_, candidates, list.size(), true, selected_);
+    // From worst to best: what was turned down and did not fit, then the fillers, then the diverse ones.
+    std::vector<uint32_t> order;
+    for (auto it = selected_.turned.rbegin(); it != selected_.turned.rend(); ++it) order.push_back(set_.id(it->id));
+    for (auto it = selected_.kept.rbegin(); it != selected_.kept.rend(); ++it) order.push_back(set_.id(it->id));
+    std::vector<uint32_t> kept(list.begin(), list.end());
+    kept.insert(kept.begin(), to);
+    for (size_t i = 0; i < std::min(kTries, order.size()); ++i) {
+        if (order[i] == to) return false;  // the worst that may go is the newcomer itself
+        if (has_detour(kept, order[i], level)) {
+            *victim = order[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+bool Linker::add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level)
+{
+    constexpr int kTries = 10;
+    const uint32_t max = index_.shape().max_links(level);
+    std::vector<uint32_t> list(view_.max_links());
+    for (int i = 0; i < kTries; ++i) {
+        const uint32_t n = view_.neighbors(from, level, list.data());
+        std::span<const uint32_t> now(list.data(), n);
+        if (std::find(now.begin(), now.end(), to) != now.end()) return true;
+        if (n < max) {
+            if (append(from, to, level)) return true;
+            continue;  // filled or freed meanwhile
+        }
+        uint32_t victim;
+        if (!find_victim(from, to, to_code, level, now, &victim)) return false;
+        std::vector<uint32_t> after(now.begin(), now.end());
+        std::replace(after.begin(), after.end(), victim, to);
+        if (replace(from, level, now, after)) return true;
+    }
+    return false;
+}
+
+bool Linker::force(uint32_t from, uint32_t to)
+{
+    const uint32_t max = index_.shape().max_links(0);
+    uint32_t moved = kNoNode;
+    std::vector<uint32_t> list(view_.max_links());
+    for (int i = 0; i < 10; ++i) {
+        if (append(from, to, 0)) return true;
+        const uint32_t n = view_.neighbors(from, 0, list.data());
+        std::span<const uint32_t> now(list.data(), n);
+        if (std::find(now.begin(), now.end(), to) != now.end()) return true;
+        if (n < max) continue;
+        moved = list[n - 1];
+        // The way to the node that loses its link leads through `to` from the moment it is lost.
+        const bool linked = change_list(to, 0, [&](uint32_t *theirs, uint32_t *count) {
+            if (std::find(theirs, theirs + *count, moved) != theirs + *count || moved == to) return false;
+            if (*count < max)
+                theirs[(*count)++] = moved;
+            else
+                theirs[*count - 1] = moved;
+            return true;
+        });
+        (void)linked;  // false: it links there already
+        std::vector<uint32_t> after(now.begin(), now.end());
+        after[n - 1] = to;
+        if (replace(from, 0, now, after)) return true;
+    }
+    return false;
+}
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,45 @@
+// Links between nodes on pages, one page change at a time. Used by insertions and by vacuum's repairs.
+//
+// A full list that takes a new link loses another one. So that no node becomes unreachable by that, a link p -> z is only dropped
+// if p keeps a neighbour that links to z. (Two writers may each rely on what the other drops; vacuum reattaches what that leaves
+// behind.)
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "pg/hnsw/page_view.h"
+
+namespace vkv::hnsw {
+
+class Linker {
+public:
+    Linker(const Index &index, PageView &view) : index_(index), view_(view), set_(index.codec()) {}
+
+    // The neighbours for a node among candidates found by a search, ascending by distance to it.
+    std::vector<graph::Candidate> choose(std::span<const graph::Candidate> found, size_t max);
+    // Fills a list up to `max` from candidates (ascending by distance to its node): first those that are nearer to the node than to
+    // any neighbour, then the nearest of the rest.
+    void fill(std::vector<uint32_t> *list, std::span<const graph::Candidate> candidates, size_t max);
+    // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards.
+    bool add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level);
+    // Links from -> to whatever it takes: the link that gives way is made from `to` instead.
+    bool force(uint32_t from, uint32_t to);
+    // The list of a level, replaced if it still is what it was; false if somebody changed it.
+    bool replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after);
+
+private:
+    bool append(uint32_t from, uint32_t to, int level);
+    bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
+    bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
+                     uint32_t *victim);
+    template <class Change>
+    bool change_list(uint32_t node, int level, Change &&change);
+
+    const Index &index_;
+    PageView &view_;
+    CodeSet set_;
+    graph::Selected selected_;
+};
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,208 @@
+#include "pg/hnsw/page_view.h"
+
+#include <cstring>
+#include <limits>
+
+namespace vkv::hnsw {
+
+namespace {
+
+constexpr float kUnreadable = std::numeric_limits<float>::infinity();
+
+// The item, or null: for items that may have gone since their address was read.
+const char *try_item(const char *page, const ItemPointerData &at, size_t min_bytes, size_t *bytes)
+{
+    char *p = const_cast<char *>(page);
+    const OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&at);
+    if (offset < FirstOffsetNumber || offset > PageGetMaxOffsetNumber(p)) return nullptr;
+    ItemId id = PageGetItemId(p, offset);
+    if (!ItemIdIsUsed(id) || static_cast<size_t>(ItemIdGetOffset(id)) + ItemIdGetLength(id) > kPageEnd ||
+        ItemIdGetLength(id) < min_bytes)
+        return nullptr;
+    *bytes = ItemIdGetLength(id);
+    return page + ItemIdGetOffset(id);
+}
+
+// A page of items, or null if the block is not one (any more than a hint says).
+bool usable(const ReadPage &page, PageKind kind)
+{
+    return !page.blank() && page.opaque()->page_id == kPageId && page.opaque()->kind == static_cast<uint8_t>(kind);
+}
+
+}  // namespace
+
+bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::vector<uint8_t> *out)
+{
+    out->clear();
+    const BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+    for (ItemPointerData at = first; is_item(at) && out->size() < max;) {
+        if (ItemPointerGetBlockNumber(&at) >= blocks) return false;
+        ReadPage page(rel, ItemPointerGetBlockNumber(&at));
+        if (!usable(page, PageKind::payload)) return false;
+        size_t bytes;
+        const char *item = try_item(page.page(), at, sizeof(PayloadHeader), &bytes);
+        if (!item) return false;
+        PayloadHeader header;
+        std::memcpy(&header, item, sizeof(header));
+        if (sizeof(header) + header.bytes > bytes) return false;
+        const size_t take = std::min<size_t>(header.bytes, max - out->size());
+        out->insert(out->end(), item + sizeof(header), item + sizeof(header) + take);
+        at = header.next;
+    }
+    return true;
+}
+
+bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, int level, uint32_t *out, uint32_t *n)
+{
+    if (!is_item(at)) return false;
+    ReadPage page(index.rel(), ItemPointerGetBlockNumber(&at));
+    if (!usable(page, PageKind::upper)) return false;
+    size_t bytes;
+    const auto *upper = reinterpret_cast<const UpperHeader *>(try_item(page.page(), at, sizeof(UpperHeader), &bytes));
+    const Shape &s = index.shape();
+    if (!upper || upper->node != node || static_cast<int>(upper->level) < level ||
+        s.upper_size(static_cast<int>(upper->level)) > bytes)
+        return false;
+    const uint32_t *list = upper_list(upper, s, level);
+    *n = std::min(list[0], s.max_links(level));
+    std::memcpy(out, list + 1, *n * sizeof(uint32_t));
+    return true;
+}
+
+bool code_is_whole(const Shape &shape, const std::vector<uint8_t> &payload, size_t *bytes)
+{
+    if (shape.code_bytes > 0) {
+        *bytes = shape.code_bytes;
+        return payload.size() >= shape.code_bytes;
+    }
+    uint32_t nnz;
+    if (payload.size() < sizeof(nnz)) return false;
+    std::memcpy(&nnz, payload.data(), sizeof(nnz));
+    *bytes = sizeof(nnz) + static_cast<size_t>(nnz) * (sizeof(int32_t) + sizeof(float));
+    return nnz <= kMaxSparseNnz && payload.size() == *bytes;
+}
+
+PageView::PageView(const Index &index, Scorer *scorer) : index_(index), scorer_(scorer), resident_(Resident::of(index.rel()))
+{
+    const size_t n = max_links() + 1;
+    pages_.resize(n);
+    codes_.resize(n);
+    where_.resize(n);
+    found_.resize(n);
+}
+
+uint32_t PageView::neighbors(uint32_t id, int level, uint32_t *out)
+{
+    const Shape &s = index_.shape();
+    uint32_t n = 0;
+    ItemPointerData upper = no_item();
+    peek(id, [&](const NodeHeader *node, const uint8_t *) {
+        if (level == 0) {
+            n = std::min<uint32_t>(node->links, s.max_links(0));
+            std::memcpy(out, links_of(node), n * sizeof(uint32_t));
+        } else if (node->level >= level) {
+            upper = node->upper;
+        }
+    });
+    if (level > 0 && !read_upper(index_, upper, id, level, out, &n)) n = 0;
+    return n;
+}
+
+const uint8_t *PageView::code_apart(const NodeHeader *node)
+{
+    const Shape &s = index_.shape();
+    const size_t max = s.code_bytes ? s.code_bytes : std::numeric_limits<size_t>::max();
+    size_t bytes;
+    if (!is_item(node->payload) || !read_payload(index_.rel(), node->payload, max, &apart_) || !code_is_whole(s, apart_, &bytes))
+        return nullptr;
+    return apart_.data();
+}
+
+void PageView::score_one(uint32_t id, float *distance, bool *counts)
+{
+    *distance = kUnreadable;
+    *counts = false;
+    NodeHeader copy;
+    const bool apart = index_.shape().apart;
+    const bool used = peek(id, [&](const NodeHeader *node, const uint8_t *code) {
+        copy = *node;
+        if (!apart) scorer_->score(&code, 1, distance);
+    });
+    if (!used) {
+        *distance = kUnreadable;
+        return;
+    }
+    if (apart) {
+        const uint8_t *code = code_apart(&copy);
+        if (!code) return;
+        scorer_->score(&code, 1, distance);
+    }
+    *counts = node_answers(&copy);
+}
+
+void PageView::score(const uint32_t *ids, size_t n, float *distance, bool *counts)
+{
+    const Shape &s = index_.shape();
+    if (s.apart) {
+        for (size_t i = 0; i < n; ++i) score_one(ids[i], &distance[i], &counts[i]);
+        return;
+    }
+    if (pages_.size() < n) {
+        pages_.resize(n);
+        codes_.resize(n);
+        where_.resize(n);
+        found_.resize(n);
+    }
+    Relation rel = index_.rel();
+    size_t readable = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const char *page = resident_->peek(rel, s.block_of(ids[i]));
+        if (!page) {
+            distance[i] = kUnreadable;
+            counts[i] = false;
+            continue;
+        }
+        const NodeHeader *node = node_in(page, s, ids[i]);
+        const uint8_t *code = code_of(node, s);
+        __builtin_prefetch(node);
+        for (size_t line = 0; line < s.code_bytes && line < 512; line += 64) __builtin_prefetch(code + line);
+        codes_[readable] = code;
+        where_[readable++] = static_cast<uint32_t>(i);
+    }
+    scorer_->score(codes_.data(), readable, found_.data());
+    for (size_t k = 0; k < readable; ++k) {
+        const uint32_t i = where_[k];
+        const auto *node = reinterpret_cast<const NodeHeader *>(codes_[k] - s.code_offset);
+        const bool used = node_used(node);
+        counts[i] = node_answers(node);
+        distance[i] = used ? found_[k] : kUnreadable;
+        if (!resident_->still(rel, s.block_of(ids[i]))) score_one(ids[i], &distance[i], &counts[i]);
+    }
+}
+
+void PageView::prefetch_links(uint32_t id)
+{
+    const Shape &s = index_.shape();
+    const char *page = resident_->peek(index_.rel(), s.block_of(id));
+    if (!page) return;
+    const char *node = reinterpret_cast<const char *>(node_in(page, s, id));
+    __builtin_prefetch(node);
+    __builtin_prefetch(node + 64);
+    __builtin_prefetch(node + 128);
+}
+
+bool PageView::copy_code(uint32_t id, std::vector<uint8_t> *code)
+{
+    const Shape &s = index_.shape();
+    NodeHeader copy;
+    const bool used = peek(id, [&](const NodeHeader *node, const uint8_t *at) {
+        copy = *node;
+        if (at) code->assign(at, at + s.code_bytes);
+    });
+    if (!used || !s.apart) return used;
+    if (!code_apart(&copy)) return false;
+    *code = apart_;
+    return true;
+}
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,113 @@
+// The pages of an index as a graph search sees them (core/graph/search.h), and the ways to read one node for certain.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/graph/search.h"
+#include "core/graph/select.h"
+#include "pg/hnsw/index.h"
+#include "pg/hnsw/resident.h"
+
+namespace vkv::hnsw {
+
+class PageView {
+public:
+    // scorer may be null for a view that only walks links and compares stored codes.
+    PageView(const Index &index, Scorer *scorer);
+    ~PageView() { resident_->report_hits(index_.rel()); }
+    PageView(const PageView &) = delete;
+    PageView &operator=(const PageView &) = delete;
+
+    void set_scorer(Scorer *scorer) { scorer_ = scorer; }
+
+    // core/graph/search.h
+    size_t max_links() const { return index_.shape().max_links(0); }
+    uint32_t neighbors(uint32_t id, int level, uint32_t *out);
+    void score(const uint32_t *ids, size_t n, float *distance, bool *counts);
+    void prefetch_links(uint32_t id);
+
+    // A copy of a node's first-level code; false if the node is free or gone.
+    bool copy_code(uint32_t id, std::vector<uint8_t> *code);
+
+    // Calls use(header, code) with the node as it is, without lock; false if the node is free or gone. What use() saw may be stale.
+    template <class Use>
+    bool peek(uint32_t id, Use &&use);
+
+    const Index &index() const { return index_; }
+    Resident *resident() const { return resident_; }
+
+private:
+    const uint8_t *code_apart(const NodeHeader *node);
+    void score_one(uint32_t id, float *distance, bool *counts);
+
+    const Index &index_;
+    Scorer *scorer_;
+    Resident *resident_;
+    std::vector<const char *> pages_;
+    std::vector<const uint8_t *> codes_;
+    std::vector<uint8_t> apart_;
+    std::vector<uint32_t> where_;
+    std::vector<float> found_;
+};
+
+// Copies of stored codes, for choosing neighbours among them: ids of candidates are positions here.
+class CodeSet {
+public:
+    explicit CodeSet(const Codec &codec) : codec_(codec) {}
+    void clear()
+    {
+        codes_.clear();
+        ids_.clear();
+    }
+    uint32_t add(uint32_t id, std::vector<uint8_t> code)
+    {
+        codes_.push_back(std::move(code));
+        ids_.push_back(id);
+        return static_cast<uint32_t>(codes_.size() - 1);
+    }
+    size_t size() const { return codes_.size(); }
+    uint32_t id(uint32_t position) const { return ids_[position]; }
+    // core/graph/select.h
+    void distances(uint32_t a, const uint32_t *positions, size_t n, float *out)
+    {
+        pointers_.resize(n);
+        for (size_t i = 0; i < n; ++i) pointers_[i] = codes_[positions[i]].data();
+        codec_.distances(codes_[a].data(), pointers_.data(), n, out);
+    }
+
+private:
+    const Codec &codec_;
+    std::vector<std::vector<uint8_t>> codes_;
+    std::vector<uint32_t> ids_;
+    std::vector<const uint8_t *> pointers_;
+};
+
+// The bytes of a payload, at most `max`; false if the chain is not whole (a node freed meanwhile).
+bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::vector<uint8_t> *out);
+// The links of a level above 0; false if the item is not that node's.
+bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, int level, uint32_t *out, uint32_t *n);
+// Checks that a payload's start is a whole first-level code; its size is in *bytes.
+bool code_is_whole(const Shape &shape, const std::vector<uint8_t> &payload, size_t *bytes);
+
+template <class Use>
+bool PageView::peek(uint32_t id, Use &&use)
+{
+    const Shape &s = index_.shape();
+    const BlockNumber block = s.block_of(id);
+    const char *page = resident_->peek(index_.rel(), block);
+    if (!page) return false;
+    const NodeHeader *node = node_in(page, s, id);
+    if (!node_used(node)) return false;
+    use(node, s.apart ? nullptr : code_of(node, s));
+    if (resident_->still(index_.rel(), block)) return true;
+    bool used = false;
+    resident_->pinned(index_.rel(), block, [&](const char *again) {
+        if (!again || !node_used(node_in(again, s, id))) return;
+        used = true;
+        use(node_in(again, s, id), s.apart ? nullptr : code_of(node_in(again, s, id), s));
+    });
+    return used;
+}
+
+}  // namespace vkv::hnsw

@@ -1,0 +1,301 @@
+// An index scan: nearest first, for as long as the executor asks.
+//
+// A search with ef_search candidates gives a batch. Candidates are ordered by the lowest distance they can have, given the error of
+// their codes, and are settled one at a time - read again under a lock, their exact distance taken from the second level or the
+// heap tuple - until the best settled one is nearer than anything that is left can be. So the order is the exact one, and a LIMIT
+// 10 reads little more than 10 heap tuples. When a batch is used up and the settings allow it, the search goes on from the
+// candidates that fell out of its pool.
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "pg/hnsw/hnsw.h"
+#include "pg/hnsw/node_tids.h"
+#include "pg/hnsw/page_view.h"
+#include "pg/hnsw/rerank.h"
+
+namespace vkv::hnsw {
+
+namespace {
+
+// A query without direction (NULL, or zero under cosine) is equally far from everything.
+class Indifferent final : public Scorer {
+public:
+    void score(const uint8_t *const *, size_t n, float *distance) override { std::fill(distance, distance + n, 0.0f); }
+    float rescore(const uint8_t *, const uint8_t *) override { return 0; }
+    float error(const uint8_t *, float, bool) override { return 0; }
+};
+
+bool poll_interrupts()
+{
+    if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
+    return false;
+}
+
+class Scan {
+public:
+    Scan(Relation rel, MemoryContext context) : index_(rel), context_(context) {}
+
+    void start(Datum query, bool isnull)
+    {
+        state_ = State::fresh;
+        pending_.clear();
+        settled_.clear();
+        search_.dropped.clear();
+        search_.stats = {};
+        last_ = -std::numeric_limits<double>::infinity();
+        if (heap_) heap_->reset();
+        MemoryContextReset(context_);
+        indifferent_ = isnull;
+        if (!isnull) {
+            MemoryContext old = MemoryContextSwitchTo(context_);
+            // A copy: the caller's datum need not outlive this call.
+            Datum copy = pg_call([&] { return PointerGetDatum(PG_DETOAST_DATUM_COPY(query)); });
+            indifferent_ = !view_value(index_.shape(), copy, &query_);
+            MemoryContextSwitchTo(old);
+        }
+        if (indifferent_)
+            scorer_ = std::make_unique<Indifferent>();
+        else
+            scorer_ = index_.codec().query(query_);
+    }
+
+    bool next(IndexScanDesc scan)
+    {
+        if (state_ == State::unset) throw Error(Errc::internal, "an hnsw scan was read before it was started");
+        if (state_ == State::fresh) first_batch(scan);
+        for (;;) {
+            while (!pending_.empty() && (settled_.empty() || pending_.front().lower <= settled_.front().distance)) settle(scan);
+            if (!settled_.empty()) {
+                std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
+                const Settled s = settled_.back();
+                settled_.pop_back();
+                if (strict() && s.distance < last_) continue;
+                last_ = s.distance;
+                scan->xs_heaptid = s.tid;
+                scan->xs_recheck = false;
+                scan->xs_recheckorderby = false;
+                return true;
+            }
+            if (!next_batch()) return false;
+        }
+    }
+
+    void close()
+    {
+        if (heap_) heap_->close();
+        heap_.reset();
+    }
+
+private:
+    enum class State { unset, fresh, searching, draining, done };
+
+    struct Pending {
+        float lower, distance;
+        uint32_t node;
+        static bool later(const Pending &a, const Pending &b)
+        {
+            return a.lower > b.lower || (a.lower == b.lower && a.node > b.node);
+        }
+    };
+    struct Settled {
+        double distance;
+        uint64_t order;  // of arrival, so that equal distances keep it
+        ItemPointerData tid;
+        static bool later(const Settled &a, const Settled &b)
+        {
+            return a.distance > b.distance || (a.distance == b.distance && a.order > b.order);
+        }
+    };
+
+    bool goes_on() const { return settings.iterative_scan != static_cast<int>(IterativeScan::off) || settings.scan_past_ef; }
+    bool strict() const { return settings.iterative_scan != static_cast<int>(IterativeScan::relaxed); }
+    bool uses_heap() const { return !index_.codec().exact() && index_.shape().second_bytes == 0 && !indifferent_; }
+
+    void first_batch(IndexScanDesc scan)
+    {
+        state_ = State::searching;
+        pg_call([&] { pgstat_count_index_scan(scan->indexRelation); });
+        const Entry entry = index_.entry();
+        if (entry.node == kNoNode) {
+            state_ = State::done;
+            return;
+        }
+        if (uses_heap() && !heap_ && scan->heapRelation)
+            heap_.emplace(scan->heapRelation, scan->indexRelation, MemoryContextGetParent(context_));
+        PageView view(index_, scorer_.get());
+        search_.keep_dropped = goes_on();
+        uint32_t at = graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts);
+        graph::enter(view, search_, &at, 1, static_cast<size_t>(settings.ef_search));
+        graph::search_layer(view, search_, 0, poll_interrupts);
+        take_batch(view);
+    }
+
+    bool next_batch()
+    {
+        if (state_ == State::done || !goes_on() || search_.dropped.empty()) return false;
+        auto &dropped = search_.dropped;
+        if (state_ == State::searching) {
+            const size_t memory = dropped.capacity() * sizeof(graph::Candidate) + search_.visited.bytes();
+            const double limit = static_cast<double>(work_mem) * 1024 * settings.scan_mem_multiplier;
+            if (search_.stats.scored >= static_cast<uint64_t>(settings.max_scan_tuples) || static_cast<double>(memory) > limit) {
+                state_ = State::draining;  // what has been met is still returned
+                std::make_heap(dropped.begin(), dropped.end(), std::greater<>{});
+            }
+        }
+        PageView view(index_, scorer_.get());
+        if (state_ == State::draining) {
+            pending_.clear();
+            for (int i = 0; i < settings.ef_search && !dropped.empty(); ++i) {
+                std::pop_heap(dropped.begin(), dropped.end(), std::greater<>{});
+                push_pending(view, dropped.back());
+                dropped.pop_back();
+            }
+            return true;
+        }
+        resume(view);
+        return true;
+    }
+
+    // Searches on from the nearest of what fell out of the pool.
+    void resume(PageView &view)
+    {
+        auto &dropped = search_.dropped;
+        const size_t width = static_cast<size_t>(settings.ef_search), take = std::min(width, dropped.size());
+        std::nth_element(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take - 1), dropped.end());
+        std::vector<graph::Candidate> from(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
+        dropped.erase(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
+        search_.pool.reset(width);
+        for (const graph::Candidate &c : from) search_.pool.insert(c, true, [](const auto &) {});
+        graph::search_layer(view, search_, 0, poll_interrupts);
+        take_batch(view);
+    }
+
+    void take_batch(PageView &view)
+    {
+        pending_.clear();
+        for (const auto &e : search_.pool.entries())
+            if (e.counts) push_pending(view, {e.distance, e.id});
+    }
+
+    void push_pending(PageView &view, const graph::Candidate &c)
+    {
+        float error = 0;
+        if (!index_.codec().exact() && !index_.shape().apart)
+            view.peek(c.id, [&](const NodeHeader *, const uint8_t *code) { error = scorer_->error(code, c.distance, false); });
+        else if (!index_.codec().exact() && view.copy_code(c.id, &code_))
+            error = scorer_->error(code_.data(), c.distance, false);
+        add_pending({c.distance - error, c.distance, c.id});
+    }
+
+    void add_pending(const Pending &p)
+    {
+        pending_.push_back(p);
+        std::push_heap(pending_.begin(), pending_.end(), Pending::later);
+    }
+
+    // The nearest pending candidate, read for certain.
+    void settle(IndexScanDesc scan)
+    {
+        std::pop_heap(pending_.begin(), pending_.end(), Pending::later);
+        const Pending p = pending_.back();
+        pending_.pop_back();
+        const Shape &s = index_.shape();
+        tids_.clear();
+        float distance = p.distance;
+        ItemPointerData payload;
+        {
+            ReadPage page(index_.rel(), s.block_of(p.node), PageKind::nodes);
+            const NodeHeader *n = node_in(page.page(), s, p.node);
+            if (!node_answers(n)) return;
+            payload = n->payload;
+            if (!s.apart) {
+                const uint8_t *code = code_of(n, s);
+                scorer_->score(&code, 1, &distance);
+                if (distance != p.distance) {  // the slot was taken by another vector since it was scored
+                    add_pending({distance - scorer_->error(code, distance, false), distance, p.node});
+                    return;
+                }
+                if (s.second_bytes > 0) code_.assign(code, code + s.code_bytes);
+            }
+            collect_tids(index_.rel(), n, &tids_);
+        }
+        if (s.apart && !indifferent_) {
+            PageView view(index_, scorer_.get());
+            bool counts;
+            view.score(&p.node, 1, &distance, &counts);
+            if (!counts) return;
+            if (distance != p.distance) {
+                add_pending({distance, distance, p.node});
+                return;
+            }
+        }
+        std::optional<double> exact = exact_distance_of(scan, distance, payload);
+        if (!exact) return;
+        for (const ItemPointerData &tid : tids_) {
+            settled_.push_back({*exact, arrivals_++, tid});
+            std::push_heap(settled_.begin(), settled_.end(), Settled::later);
+        }
+    }
+
+    // Nothing if the candidate is no answer after all.
+    std::optional<double> exact_distance_of(IndexScanDesc scan, float distance, const ItemPointerData &payload)
+    {
+        const Shape &s = index_.shape();
+        if (indifferent_) return distance;
+        if (s.second_bytes > 0) {
+            const size_t skip = s.apart ? s.code_bytes : 0;
+            if (!read_payload(index_.rel(), payload, skip + s.second_bytes, &payload_) || payload_.size() != skip + s.second_bytes)
+                return std::nullopt;
+            return scorer_->rescore(s.apart ? payload_.data() : code_.data(), payload_.data() + skip);
+        }
+        if (!heap_) return distance;
+        return heap_->distance(tids_, scan->xs_snapshot, s, query_);
+    }
+
+    Index index_;
+    MemoryContext context_;  // holds the query
+    State state_ = State::unset;
+    VectorView query_;
+    bool indifferent_ = false;
+    std::unique_ptr<Scorer> scorer_;
+    graph::SearchState search_;
+    std::vector<Pending> pending_;  // heap, lowest bound first
+    std::vector<Settled> settled_;  // heap, nearest first
+    std::vector<ItemPointerData> tids_;
+    std::vector<uint8_t> code_, payload_;
+    std::optional<HeapReader> heap_;
+    double last_ = 0;
+    uint64_t arrivals_ = 0;
+};
+
+}  // namespace
+
+IndexScanDesc begin_scan(Relation index, int keys, int order_bys)
+{
+    IndexScanDesc scan = RelationGetIndexScan(index, keys, order_bys);
+    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "hnsw scan query", ALLOCSET_SMALL_SIZES);
+    scan->opaque = own<Scan>(CurrentMemoryContext, index, context);
+    return scan;
+}
+
+void rescan(IndexScanDesc scan, ScanKey keys, int key_count, ScanKey order_bys, int order_by_count)
+{
+    if (keys && key_count > 0) memmove(scan->keyData, keys, static_cast<size_t>(scan->numberOfKeys) * sizeof(ScanKeyData));
+    if (order_bys && order_by_count > 0)
+        memmove(scan->orderByData, order_bys, static_cast<size_t>(scan->numberOfOrderBys) * sizeof(ScanKeyData));
+    if (scan->numberOfOrderBys < 1) throw Error(Errc::not_supported, "cannot scan hnsw index without order");
+    const ScanKeyData &key = scan->orderByData[0];
+    static_cast<Scan *>(scan->opaque)->start(key.sk_argument, (key.sk_flags & SK_ISNULL) != 0);
+}
+
+bool get_tuple(IndexScanDesc scan, ScanDirection direction)
+{
+    if (!ScanDirectionIsForward(direction)) throw Error(Errc::not_supported, "an hnsw index can only be scanned forward");
+    return static_cast<Scan *>(scan->opaque)->next(scan);
+}
+
+void end_scan(IndexScanDesc scan) { static_cast<Scan *>(scan->opaque)->close(); }
+
+}  // namespace vkv::hnsw

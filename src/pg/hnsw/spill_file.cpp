@@ -1,0 +1,49 @@
+#include "pg/hnsw/spill_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+namespace vkv::hnsw {
+
+SpillFile::~SpillFile()
+{
+    for (const Mapping &m : mappings_) munmap(m.address, m.bytes);
+    // The file itself is closed and deleted with the transaction's resources; FileClose here would be PostgreSQL code in a
+    // destructor.
+}
+
+void *SpillFile::allocate(size_t bytes)
+{
+    constexpr size_t kAlign = 64 * 1024;
+    bytes = (bytes + kAlign - 1) / kAlign * kAlign;
+    if (file_ < 0) file_ = pg_call([] { return OpenTemporaryFile(false); });
+    if (temp_file_limit >= 0 && size_ + bytes > static_cast<size_t>(temp_file_limit) * 1024)
+        pg_call([] {
+            ereport(ERROR,
+                    (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                     errmsg("temporary file size exceeds \"temp_file_limit\" (%dkB)", temp_file_limit),
+                     errhint("Raise maintenance_work_mem, so that less of the hnsw graph is kept in a file, or temp_file_limit.")));
+        });
+    const int fd = FileGetRawDesc(file_);
+    const int failed = posix_fallocate(fd, static_cast<off_t>(size_), static_cast<off_t>(bytes));
+    if (failed != 0)
+        pg_call([&] {
+            errno = failed;
+            ereport(ERROR, (errcode_for_file_access(),
+                            errmsg("could not reserve %zu bytes of a temporary file for an hnsw graph: %m", bytes),
+                            errhint("Free disk space, or raise maintenance_work_mem.")));
+        });
+    void *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(size_));
+    if (address == MAP_FAILED)
+        throw Error(Errc::out_of_memory,
+                    "could not map " + std::to_string(bytes) + " bytes of a temporary file: " + std::strerror(errno));
+    mappings_.push_back({address, bytes});
+    size_ += bytes;
+    return address;
+}
+
+}  // namespace vkv::hnsw

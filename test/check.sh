@@ -1,0 +1,169 @@
+#!/bin/bash
+# Every test there is: check.sh all, or the names of some steps.  Installs what is missing, builds into build/, runs servers of its
+# own only, stops them, and sums up.  Each step's output is in build/check/STEP.log; what failed is shown.
+#   VKV_STRESS_SECONDS (60)   how long the concurrency test runs      VKV_FUZZ_SECONDS (60)   how long fuzzing runs, all targets
+. "$(dirname "$0")/setup/lib.sh"
+
+STEPS=(format house build install unit asan tsan fuzz sql tap)
+steps=("$@")
+[ "${steps[*]:-all}" != all ] || steps=("${STEPS[@]}")
+jobs=$(nproc)
+export WERROR=1
+failed=()
+passed=()
+
+# What a server of another user may read: the checkout, or a copy of the tests where it cannot.
+test_source() {
+    SOURCE=$ROOT
+    if [ "$RUN" != "$BUILD/run" ]; then
+        SOURCE=$RUN/source
+        rm -rf "$SOURCE"
+        mkdir -p "$SOURCE/test"
+        cp -r "$ROOT/sql" "$ROOT/expected" "$SOURCE"
+        cp -r "$ROOT/test/t" "$ROOT/test/data" "$SOURCE/test"
+    fi
+}
+
+core_build() { # folder, cmake options
+    local folder=$BUILD/$1
+    shift
+    cmake -S "$ROOT" -B "$folder" -G 'Unix Makefiles' "$@" && cmake --build "$folder" --parallel "$jobs"
+}
+
+step_format() { make --no-print-directory -C "$ROOT" format-check && echo 'format: all files as .clang-format says'; }
+
+step_house() { "$ROOT/test/check_house.sh"; }
+
+step_build() {
+    "$ROOT/test/setup/pgroot.sh"
+    make --no-print-directory -C "$ROOT" check-clang
+    echo "build: g++ $(g++ -dumpversion) and clang $(clang -dumpversion), warnings are errors"
+}
+
+# make install must not replace another project's library, unless told to.
+step_install() {
+    local target library
+    target=$(mktemp -d)
+    library=$target$("$PG_CONFIG" --pkglibdir)/vector.so
+    mkdir -p "$(dirname "$library")"
+    echo 'another library' > "$library"
+    if make --no-print-directory -C "$ROOT" install DESTDIR="$target" > "$BUILD/check/refused.log" 2>&1; then echo 'not refused'; return 1; fi
+    grep 'belongs to another project' "$BUILD/check/refused.log"
+    grep -q 'another library' "$library"
+    [ ! -e "$target$("$PG_CONFIG" --sharedir)/extension/vector.control" ]
+    make -s --no-print-directory -C "$ROOT" install DESTDIR="$target" FORCE=1
+    grep -q vectorkv "$library"
+    make -s --no-print-directory -C "$ROOT" install DESTDIR="$target"
+    make -s --no-print-directory -C "$ROOT" uninstall DESTDIR="$target"
+    [ ! -e "$library" ]
+    rm -rf "$target"
+    echo 'install: 4 passed, 0 failed'
+}
+
+step_unit() { core_build unit -DVKV_TESTS=ON && ctest --test-dir "$BUILD/unit" --output-on-failure -j "$jobs"; }
+
+step_asan() {
+    core_build asan -DVKV_TESTS=ON -DVKV_SANITIZE=address,undefined && ctest --test-dir "$BUILD/asan" --output-on-failure -j "$jobs"
+}
+
+# The thread sanitizer wants addresses where it expects them; setarch -R turns randomization off where that is allowed.
+step_tsan() {
+    local plain=()
+    ! setarch "$(uname -m)" -R true 2> /dev/null || plain=(setarch "$(uname -m)" -R)
+    core_build tsan -DVKV_TESTS=ON -DVKV_SANITIZE=thread &&
+        "${plain[@]}" ctest --test-dir "$BUILD/tsan" --output-on-failure --no-tests=error -R 'graph|workers'
+}
+
+step_fuzz() {
+    local target seconds targets corpus ran=0
+    core_build fuzz -DCMAKE_CXX_COMPILER=clang++ -DVKV_FUZZ=ON -DVKV_TESTS=OFF -DVKV_SANITIZE=address,undefined
+    mapfile -t targets < <(find "$BUILD/fuzz" -maxdepth 1 -name 'fuzz_*' -type f -perm -u+x | sort)
+    [ ${#targets[@]} -gt 0 ] || { echo 'no fuzz target was built'; return 1; }
+    seconds=$((${VKV_FUZZ_SECONDS:-60} / ${#targets[@]} + 1))
+    for target in "${targets[@]}"; do
+        corpus=$BUILD/fuzz/corpus/$(basename "$target")
+        mkdir -p "$corpus"
+        "$target" -max_total_time=$seconds -print_final_stats=1 -artifact_prefix="$BUILD/fuzz/" "$corpus" \
+            $(ls -d "$ROOT/test/fuzz/corpus/$(basename "$target")" 2> /dev/null)
+        ran=$((ran + 1))
+    done
+    echo "fuzz: $ran passed, 0 failed"
+}
+
+with_server() { # a command with a private cluster "check" to connect to
+    local status=0
+    "$ROOT/test/setup/cluster.sh" remove check
+    EXTRA_CONF='fsync = off' "$ROOT/test/setup/cluster.sh" start check
+    (eval "$("$ROOT/test/setup/cluster.sh" env check)"; "$@") || status=$?
+    "$ROOT/test/setup/cluster.sh" remove check
+    return $status
+}
+
+regress() {
+    local out=$BUILD/regress
+    rm -rf "$out"
+    mkdir -p "$out"
+    "$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress" --inputdir="$SOURCE" --outputdir="$out" --bindir="$PGROOT$PG_BINDIR" \
+        --dbname=contrib_regress --load-extension=vector $(cd "$SOURCE/sql" && ls -- *.sql | sed 's/\.sql$//') ||
+        { head -n 200 "$out/regression.diffs"; return 1; }
+}
+
+step_sql() { "$ROOT/test/setup/pgroot.sh" && test_source && with_server regress; }
+
+step_tap() {
+    local pgxs
+    pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/..
+    "$ROOT/test/setup/pgroot.sh"
+    test_source
+    as_server_user rm -rf "$RUN/tap"
+    as_server_user mkdir -p "$RUN/tap/data" "$RUN/tap/log"
+    as_server_user env PATH="$PGROOT$PG_BINDIR:$PATH" PERL5LIB="$pgxs/test/perl" PG_REGRESS="$pgxs/test/regress/pg_regress" \
+        TESTDIR="$RUN/tap" TESTDATADIR="$RUN/tap/data" TESTLOGDIR="$RUN/tap/log" LC_ALL=C.UTF-8 \
+        VKV_STRESS_SECONDS="${VKV_STRESS_SECONDS:-60}" VKV_CRASH_ROUNDS="${VKV_CRASH_ROUNDS:-5}" \
+        prove -j "$jobs" --timer ${VKV_TAP:-"$SOURCE"/test/t/*.pl}
+}
+
+# Another PostgreSQL: built against its headers and installed into its private folder.
+other_version() {
+    PG_CONFIG=$("$ROOT/test/setup/wheel.sh" "$1")
+    use_postgres
+    export VKV_PGROOT=
+    PGROOT=
+    make -j "$jobs" --no-print-directory -C "$ROOT" install FORCE=1
+    test_source
+    with_server regress
+}
+step_pg16() { other_version 16; }
+step_pg18() { other_version 18; }
+
+run_step() {
+    local name=$1 log=$BUILD/check/$1.log started=$SECONDS
+    declare -F "step_$name" > /dev/null || die "check.sh knows no step $name" "steps: ${STEPS[*]} pg16 pg18"
+    printf '== %s\n' "$name"
+    # A subshell of its own keeps "set -e" in force inside the step.
+    set +e
+    (set -e; "step_$name") > "$log" 2>&1 < /dev/null
+    local status=$?
+    set -e
+    if [ $status = 0 ]; then
+        passed+=("$name")
+        tail -n 4 "$log"
+        printf 'ok: %s, %d s\n' "$name" $((SECONDS - started))
+    else
+        failed+=("$name")
+        tail -n 80 "$log"
+        printf 'FAILED: %s, %d s; all of its output is in %s\n' "$name" $((SECONDS - started)) "${log#"$ROOT"/}"
+    fi
+}
+
+"$ROOT/test/setup/packages.sh" test
+become_owner "$@"
+use_postgres
+mkdir -p "$BUILD/check"
+choose_run_folder
+for name in "${steps[@]}"; do run_step "$name"; done
+
+echo
+[ ${#failed[@]} = 0 ] || printf 'failed: %s\n' "${failed[*]}"
+printf 'check: %d passed, %d failed\n' ${#passed[@]} ${#failed[@]}
+[ ${#failed[@]} = 0 ]

@@ -1,0 +1,54 @@
+# A build beyond maintenance_work_mem says so, with the size that would have been enough, and makes an index as good.  A build with
+# worker threads is as good as one without.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use VectorKV;
+
+my $node = new_node('memory');
+load_sample($node, 'items', 'vector');
+load_queries($node, 'queries', 'vector');
+remember_exact($node, 'exact', 'items', 'queries', 'cosine');
+
+sub build
+{
+	my ($memory, $workers, $with) = @_;
+	my ($status, $out, $err) = $node->psql('postgres', "SET maintenance_work_mem = '$memory'; SET max_parallel_maintenance_workers = $workers; DROP INDEX IF EXISTS items_idx; "
+		  . 'SET client_min_messages = notice; CREATE INDEX items_idx ON items USING hnsw (embedding vector_cosine_ops) ' . ($with // ''));
+	is($status, 0, "a build with $memory and $workers workers goes through") or diag($err);
+	$err =~ s/^.*items_idx.* does not exist, skipping\n//m;
+	return $err;
+}
+
+is(build('256MB', 0), '', 'a build that fits says nothing');
+my $whole = recall($node, 'exact', 'items', 'queries', 'cosine');
+ok_recall($whole, 0.97, 'all in memory');
+ok_sound($node, 'items_idx');
+
+my $notice = build('1MB', 0);
+like($notice, qr/NOTICE: .*maintenance_work_mem/, 'a build that does not fit says so');
+my ($enough, $unit) = $notice =~ /(\d+) ?(kB|MB|GB)(?!.*\d ?(?:kB|MB|GB))/s;
+ok(defined $enough, 'it names a size');
+ok_recall(recall($node, 'exact', 'items', 'queries', 'cosine'), $whole - 0.02, 'a small budget costs no recall');
+ok_sound($node, 'items_idx', 'the index of a small budget is sound');
+is($node->safe_psql('postgres', "SELECT heap_tids FROM hnsw_info('items_idx')"), '4000', 'and complete');
+is(build("$enough$unit", 0), '', "$enough $unit are enough, as it said");
+
+is(build('256MB', 2), '', 'a build with threads that fits says nothing');
+ok_recall(recall($node, 'exact', 'items', 'queries', 'cosine'), $whole - 0.01, 'threads cost no recall');
+ok_sound($node, 'items_idx', 'the index of threads is sound');
+like(build('1MB', 2, "WITH (codec = 'none')"), qr/NOTICE: .*maintenance_work_mem/, 'threads and no codec in a small budget');
+ok_sound($node, 'items_idx', 'that index is sound too');
+
+# Options reach the index; out of range they are refused.
+foreach my $case (['m = 8', 8, 64], ['m = 32, ef_construction = 100', 32, 100], ['ef_construction = 200', 16, 200])
+{
+	build('256MB', 0, "WITH ($case->[0])");
+	is($node->safe_psql('postgres', "SELECT m, ef_construction FROM hnsw_info('items_idx')"), "$case->[1]|$case->[2]", "options $case->[0]");
+}
+like(sqlstate_of($node, "CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops) WITH ($_)"), qr/^22023/, "$_ is refused")
+  foreach ('m = 1', 'm = 101', 'ef_construction = 3', 'ef_construction = 1001', "codec = 'zip'", 'm = 32, ef_construction = 60');
+
+done_testing();
