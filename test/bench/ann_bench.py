@@ -210,12 +210,11 @@ def describe(options, data, subjects):
         "data": f"{os.path.basename(data.path)}, {len(data.rows):,} × {data.dims} {options.type}, {data.metric}, "
         f"{len(data.queries):,} queries, k = {options.k}",
         "machine": report.machine(),
-        "build": f"m {options.m}, ef_construction {options.ef_construction}, {options.workers} parallel workers, "
-        f"maintenance_work_mem {options.memory}",
+        "build": f"m {options.m}, ef_construction {options.ef_construction}, "
+        f"max_parallel_maintenance_workers {options.workers}, maintenance_work_mem {options.memory}",
         "servers": f"shared_buffers {options.shared_buffers}, jit off, autovacuum off"
         f"{', enable_seqscan off' if options.force_index else ''}, the rest default",
         "runs": f"{options.runs}, {options.write_runs or options.runs} of them with writes",
-        "update rows": min(options.update_rows, len(data.rows)),
     }
     for subject in subjects:
         if not subject.in_process:
@@ -234,6 +233,7 @@ def main(arguments=None):
     options = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped, too
     data = load(options.data, options.n, options.queries, options.extra, options.type)
+    options.update_rows = min(options.update_rows, len(data.rows))
     truths, record, clusters = Truths(data, options.k, options.delete_share), Record(), []
     try:
         subjects = make_subjects(options, data, clusters)

@@ -72,15 +72,24 @@ void add_kernel(const char *name, double tolerance, Call call)
 void add_kernels()
 {
     using simd::Kernels;
-    add_kernel("dot_u8_s16", 0, [](const Kernels &k, const Data &d) { return k.dot_u8_s16(d.codes_a.data(), d.query.data(), d.a.size()); });
-    add_kernel("dot_u4_s16", 0, [](const Kernels &k, const Data &d) { return k.dot_u4_s16(d.packed_a.data(), d.query.data(), d.a.size()); });
-    add_kernel("dot_u8_u8", 0, [](const Kernels &k, const Data &d) { return k.dot_u8_u8(d.codes_a.data(), d.codes_b.data(), d.a.size()); });
-    add_kernel("dot_u4_u4", 0, [](const Kernels &k, const Data &d) { return k.dot_u4_u4(d.packed_a.data(), d.packed_b.data(), d.a.size()); });
-    add_kernel("l2_f32", kFloatBudget, [](const Kernels &k, const Data &d) { return k.l2_f32(d.a.data(), d.b.data(), d.a.size()); });
-    add_kernel("ip_f32", kFloatBudget, [](const Kernels &k, const Data &d) { return k.ip_f32(d.a.data(), d.b.data(), d.a.size()); });
-    add_kernel("l2_f16", kFloatBudget, [](const Kernels &k, const Data &d) { return k.l2_f16(d.half_a.data(), d.half_b.data(), d.a.size()); });
-    add_kernel("ip_f16", kFloatBudget, [](const Kernels &k, const Data &d) { return k.ip_f16(d.half_a.data(), d.half_b.data(), d.a.size()); });
-    add_kernel("hamming", 0, [](const Kernels &k, const Data &d) { return k.hamming(d.codes_a.data(), d.codes_b.data(), d.a.size() / 8); });
+    add_kernel("dot_u8_s16", 0,
+               [](const Kernels &k, const Data &d) { return k.dot_u8_s16(d.codes_a.data(), d.query.data(), d.a.size()); });
+    add_kernel("dot_u4_s16", 0,
+               [](const Kernels &k, const Data &d) { return k.dot_u4_s16(d.packed_a.data(), d.query.data(), d.a.size()); });
+    add_kernel("dot_u8_u8", 0,
+               [](const Kernels &k, const Data &d) { return k.dot_u8_u8(d.codes_a.data(), d.codes_b.data(), d.a.size()); });
+    add_kernel("dot_u4_u4", 0,
+               [](const Kernels &k, const Data &d) { return k.dot_u4_u4(d.packed_a.data(), d.packed_b.data(), d.a.size()); });
+    add_kernel("l2_f32", kFloatBudget,
+               [](const Kernels &k, const Data &d) { return k.l2_f32(d.a.data(), d.b.data(), d.a.size()); });
+    add_kernel("ip_f32", kFloatBudget,
+               [](const Kernels &k, const Data &d) { return k.ip_f32(d.a.data(), d.b.data(), d.a.size()); });
+    add_kernel("l2_f16", kFloatBudget,
+               [](const Kernels &k, const Data &d) { return k.l2_f16(d.half_a.data(), d.half_b.data(), d.a.size()); });
+    add_kernel("ip_f16", kFloatBudget,
+               [](const Kernels &k, const Data &d) { return k.ip_f16(d.half_a.data(), d.half_b.data(), d.a.size()); });
+    add_kernel("hamming", 0,
+               [](const Kernels &k, const Data &d) { return k.hamming(d.codes_a.data(), d.codes_b.data(), d.a.size() / 8); });
 }
 
 enum class Work { score, between, rescore, encode, query };

@@ -106,7 +106,7 @@ def update(visit):
 
 def timed_update(visit):
     subject = visit.subject
-    wanted = min(visit.options.update_rows, len(visit.data.rows))
+    wanted = visit.options.update_rows
     statement = f"UPDATE {subject.table} SET c = c + 1 WHERE id < {wanted}"
     hot = "SELECT n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = %s"
     subject.execute("CHECKPOINT")

@@ -57,7 +57,7 @@ def markdown(record, subjects, header, options, baseline):
     words = {
         "k": options.k,
         "deleted": round(options.delete_share * 100),
-        "updated": number(header["update rows"], 0),
+        "updated": number(options.update_rows, 0),
     }
     lines = [f"{key}: {value}  " for key, value in header.items()]
     lines += ["", "| figure | " + " | ".join(subjects) + " |", "|---" * (len(subjects) + 1) + "|"]

@@ -25,7 +25,7 @@ my $unsorted = $node->safe_psql('postgres', 'SET enable_seqscan = off; SELECT co
 	  . 'FROM (SELECT *, row_number() OVER () AS n FROM (' . knn('items', 'queries', 'cosine', k => 40) . ') a) b) c WHERE wrong');
 is($unsorted, '0', 'rows come in order of their distance');
 
-is($node->safe_psql('postgres', 'SELECT nodes, dead_nodes, m, ef_construction, dims FROM hnsw_info(\'items_idx\')'), '4000|0|16|64|384', 'hnsw_info counts');
+is($node->safe_psql('postgres', 'SELECT nodes, dead_nodes, m, ef_construction, dimensions FROM hnsw_info(\'items_idx\')'), '4000|0|16|64|384', 'hnsw_info counts');
 my $bytes = $node->safe_psql('postgres', "SELECT pg_relation_size('items_idx') / 4000");
 ok($bytes <= 1025, "the default codec takes $bytes bytes a vector, at most half of 2,050");
 

@@ -11,10 +11,12 @@ my $node = new_node('matrix', settings => ['maintenance_work_mem = 128MB']);
 # type, metric, [codec, floor at ef_search 40, floor at 100]...
 my @dense = (['none', 0.97, 0.99], ['lvq8', 0.97, 0.99], ['lvq4x8', 0.96, 0.985], ['lvq4', 0.80, 0.80]);
 my @exact = (['none', 0.93, 0.97]);
+my @sparse = (['none', 0.90, 0.97]);
+my @sparse_l1 = (['none', 0.84, 0.95]);
 my @matrix = (
 	['vector', 'l2', @dense], ['vector', 'ip', @dense], ['vector', 'cosine', @dense], ['vector', 'l1', @exact],
 	['halfvec', 'l2', @dense], ['halfvec', 'ip', @dense], ['halfvec', 'cosine', @dense], ['halfvec', 'l1', @exact],
-	['sparsevec', 'l2', @exact], ['sparsevec', 'ip', @exact], ['sparsevec', 'cosine', @exact], ['sparsevec', 'l1', @exact],
+	['sparsevec', 'l2', @sparse], ['sparsevec', 'ip', @sparse], ['sparsevec', 'cosine', @sparse], ['sparsevec', 'l1', @sparse_l1],
 	['bit', 'hamming', @exact], ['bit', 'jaccard', @exact],
 );
 

@@ -18,7 +18,7 @@ sub build
 	my ($status, $out, $err) = $node->psql('postgres', "SET maintenance_work_mem = '$memory'; SET max_parallel_maintenance_workers = $workers; DROP INDEX IF EXISTS items_idx; "
 		  . 'SET client_min_messages = notice; CREATE INDEX items_idx ON items USING hnsw (embedding vector_cosine_ops) ' . ($with // ''));
 	is($status, 0, "a build with $memory and $workers workers goes through") or diag($err);
-	$err =~ s/^.*items_idx.* does not exist, skipping\n//m;
+	$err =~ s/^.*items_idx.* does not exist, skipping\n?//m;
 	return $err;
 }
 
@@ -33,7 +33,7 @@ my ($enough, $unit) = $notice =~ /(\d+) ?(kB|MB|GB)(?!.*\d ?(?:kB|MB|GB))/s;
 ok(defined $enough, 'it names a size');
 ok_recall(recall($node, 'exact', 'items', 'queries', 'cosine'), $whole - 0.02, 'a small budget costs no recall');
 ok_sound($node, 'items_idx', 'the index of a small budget is sound');
-is($node->safe_psql('postgres', "SELECT heap_tids FROM hnsw_info('items_idx')"), '4000', 'and complete');
+is($node->safe_psql('postgres', "SELECT heap_tuples FROM hnsw_info('items_idx')"), '4000', 'and complete');
 is(build("$enough$unit", 0), '', "$enough $unit are enough, as it said");
 
 is(build('256MB', 2), '', 'a build with threads that fits says nothing');

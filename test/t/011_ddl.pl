@@ -20,16 +20,16 @@ $node->safe_psql('postgres', 'REINDEX INDEX CONCURRENTLY items_idx');
 ok_sound($node, 'items_idx', 'sound when rebuilt concurrently');
 my ($code, $output) = finish_pgbench($writers);
 is($code, 0, 'writers saw no error') or diag($output);
-$node->safe_psql('postgres', 'VACUUM items');
+$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP ON) items');
 ok_sound($node, 'items_idx', 'sound after the writers');
-is($node->safe_psql('postgres', "SELECT heap_tids FROM hnsw_info('items_idx')"), '4000', 'every row is indexed once');
+is($node->safe_psql('postgres', "SELECT heap_tuples FROM hnsw_info('items_idx')"), '4000', 'every row is indexed once');
 remember_exact($node, 'exact', 'items', 'queries', 'cosine');
 ok_recall(recall($node, 'exact', 'items', 'queries', 'cosine', settings => ['hnsw.ef_search = 100']), 0.95, 'built under writers');
 $node->safe_psql('postgres', 'DROP INDEX CONCURRENTLY items_idx');
 
 # Partial.
 $node->safe_psql('postgres', 'CREATE INDEX part_idx ON items USING hnsw (embedding vector_cosine_ops) WHERE id < 1000');
-is($node->safe_psql('postgres', "SELECT heap_tids FROM hnsw_info('part_idx')"), '1000', 'a partial index holds its rows only');
+is($node->safe_psql('postgres', "SELECT heap_tuples FROM hnsw_info('part_idx')"), '1000', 'a partial index holds its rows only');
 like($node->safe_psql('postgres', 'SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; EXPLAIN (COSTS OFF) ' . knn('items', 'queries', 'cosine', where => 's.id < 1000')), qr/Index Scan using part_idx/, 'and is used');
 remember_exact($node, 'exact', 'items', 'queries', 'cosine', where => 's.id < 1000');
 ok_recall(recall($node, 'exact', 'items', 'queries', 'cosine', where => 's.id < 1000', settings => ['enable_sort = off']), 0.95, 'partial');

@@ -1,5 +1,5 @@
-// Codecs at the edges: the exact codec of every type and metric, all dimensions that break blocks, values from 1e-45 to 3.4e38, constant
-// and zero vectors, an outlier in the sample. No distance may be infinite or NaN, and what is indexed must be found.
+// Codecs at the edges: the exact codec of every type and metric, all dimensions that break blocks, values from 1e-45 to 3.4e38,
+// constant and zero vectors, an outlier in the sample. No distance may be infinite or NaN, and what is indexed must be found.
 #include <gtest/gtest.h>
 
 #include <cfloat>
@@ -8,6 +8,7 @@
 
 #include "codec_rows.h"
 #include "core/error.h"
+#include "core/simd/kernels.h"
 
 namespace vkv {
 namespace {
@@ -58,8 +59,10 @@ TEST(ExactCodec, DenseDistancesAreExact)
                 EXPECT_EQ(by_code, between);
                 for (size_t i = 0; i < 8; i++) {
                     const double exact = exact_distance(metric, rows.view(0), rows.view(i));
-                    ASSERT_NEAR(by_query[i], exact, budget * terms_of(metric, rows, 0, i)) << label(CodecId::none, metric, scalar) << dim;
-                    ASSERT_NEAR(between[i], exact, budget * terms_of(metric, rows, 0, i)) << label(CodecId::none, metric, scalar) << dim;
+                    ASSERT_NEAR(by_query[i], exact, budget * terms_of(metric, rows, 0, i))
+                        << label(CodecId::none, metric, scalar) << dim;
+                    ASSERT_NEAR(between[i], exact, budget * terms_of(metric, rows, 0, i))
+                        << label(CodecId::none, metric, scalar) << dim;
                     ASSERT_EQ(scorer->rescore(encoded.code(i), nullptr), by_query[i]);
                     ASSERT_EQ(scorer->error(encoded.code(i), by_query[i], false), 0);
                 }
@@ -172,7 +175,8 @@ TEST(LvqCodec, EveryDimension)
                     std::memcpy(&step, encoded.code(i) + 4, 4);
                     encoded.codec->decode(encoded.code(i), nullptr, decoded.data());
                     for (uint32_t j = 0; j < dim; j++)
-                        ASSERT_NEAR(decoded[j], x[j], kReachOverStep * step + 5 * kDecodeSlack) << label(id, metric, Scalar::f32) << dim;
+                        ASSERT_NEAR(decoded[j], x[j], kReachOverStep * step + 5 * kDecodeSlack)
+                            << label(id, metric, Scalar::f32) << dim;
                     const double exact = exact_distance(metric, rows.view(0), rows.view(i));
                     // six deviations instead of error()'s 3.5: none of these thousands may be outside
                     const double bound = scorer->error(encoded.code(i), score[i], false) * 6 / 3.5;
@@ -199,7 +203,8 @@ TEST(AnyCodec, ExtremeMagnitudes)
                     const Rows rows = normal_rows(scalar, 40, 50, scale);
                     const Encoded encoded = encode(id, metric, rows);
                     const bool representable = scalar == Scalar::f32 ? scale >= 1e-18 && scale <= 1e17 : scale >= 1e-4;
-                    const bool in_range = metric == Metric::cosine ? scale >= (scalar == Scalar::f16 ? 1e-4 : 1e-36) : representable;
+                    const bool in_range =
+                        metric == Metric::cosine ? scale >= (scalar == Scalar::f16 ? 1e-4 : 1e-36) : representable;
                     for (size_t i = 0; i < 50; i++) {
                         std::vector<float> score(50), between(50);
                         const auto scorer = encoded.codec->query(rows.view(i));
@@ -267,13 +272,42 @@ TEST(AnyCodec, ZeroAndConstantVectors)
                     scorer->score(encoded.pointers(5).data(), 5, score.data());
                     for (size_t j = 0; j < 5; j++) {
                         const double exact = exact_distance(metric, rows.view(i), rows.view(j));
-                        const double bound = scorer->error(encoded.code(j), score[j], false) * 2 + kExactBudget * (1 + std::fabs(exact));
+                        const double bound =
+                            scorer->error(encoded.code(j), score[j], false) * 2 + kExactBudget * (1 + std::fabs(exact));
                         EXPECT_NEAR(score[j], exact, bound) << label(id, metric, Scalar::f32) << " " << i << " " << j;
                     }
                 }
             }
         }
     }
+}
+
+// An index built on one machine is read on another: codes and LVQ distances do not depend on the instruction set.
+TEST(LvqCodec, EveryInstructionSetMakesTheSameCodesAndDistances)
+{
+    const simd::Level before = simd::active_level();
+    for (Scalar scalar : {Scalar::f32, Scalar::f16}) {
+        for (uint32_t dim : {3u, 100u, 384u}) {
+            const Rows rows = normal_rows(scalar, dim, 40);
+            for (CodecId id : {CodecId::lvq8, CodecId::lvq4x8}) {
+                simd::set_level(simd::Level::scalar);
+                const Encoded truth = encode(id, Metric::l2, rows);
+                std::vector<float> expected(40), got(40);
+                truth.codec->query(rows.view(5))->score(truth.pointers(40).data(), 40, expected.data());
+                for (simd::Level level : {simd::Level::neon, simd::Level::avx2, simd::Level::avx512}) {
+                    if (!simd::supported(level)) continue;
+                    simd::set_level(level);
+                    const Encoded encoded = encode(id, Metric::l2, rows);
+                    encoded.codec->query(rows.view(5))->score(encoded.pointers(40).data(), 40, got.data());
+                    EXPECT_EQ(encoded.model, truth.model) << simd::level_name(level);
+                    EXPECT_EQ(encoded.codes, truth.codes) << simd::level_name(level);
+                    EXPECT_EQ(encoded.seconds, truth.seconds) << simd::level_name(level);
+                    EXPECT_EQ(got, expected) << simd::level_name(level);
+                }
+            }
+        }
+    }
+    simd::set_level(before);
 }
 
 TEST(LvqCodec, AnUntrainedCodecWorks)

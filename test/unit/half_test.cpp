@@ -92,7 +92,8 @@ TEST(Half, KernelsAgreeBitForBit)
     std::mt19937 random(7);
     for (int i = 0; i < 400000; i++) floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(random())));
     for (uint32_t i = 0; i < 0x7C00; i++)
-        floats.push_back(static_cast<float>((defined_value(static_cast<uint16_t>(i)) + half_to_float(static_cast<uint16_t>(i + 1))) / 2));
+        floats.push_back(
+            static_cast<float>((defined_value(static_cast<uint16_t>(i)) + half_to_float(static_cast<uint16_t>(i + 1))) / 2));
 
     for (simd::Level level : levels()) {
         const simd::Kernels &kernels = simd::kernels(level);

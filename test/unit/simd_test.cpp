@@ -294,7 +294,8 @@ TEST_P(SimdLevel, MinMaxAndQuantize)
 
 TEST_P(SimdLevel, QuantizeRoundsTiesToEvenAndClamps)
 {
-    const float x[] = {0.5f, 1.5f, 2.5f, 253.5f, 254.5f, -3, 1e30f, -1e30f, INFINITY, 300, 0, 255, 1e-30f, 17.49f, 17.51f, 18.5f, 19.5f};
+    const float x[] = {0.5f, 1.5f, 2.5f, 253.5f, 254.5f, -3,     1e30f, -1e30f, INFINITY,
+                       300,  0,    255,  1e-30f, 17.49f, 17.51f, 18.5f, 19.5f};
     const uint8_t expected[] = {0, 2, 2, 254, 254, 0, 255, 0, 255, 255, 0, 255, 0, 17, 18, 18, 20};
     uint8_t codes[17];
     level().quantize_u8(x, 17, 0, 1, 255, codes);

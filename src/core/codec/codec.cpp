@@ -33,12 +33,16 @@ std::unique_ptr<Trainer> make_no_trainer(const CodecArgs &) { return std::make_u
 std::unique_ptr<Codec> make_exact(const CodecArgs &args)
 {
     if (!args.model.empty())
-        throw Error(Errc::index_corrupted, "codec \"none\" has no model, but " + std::to_string(args.model.size()) + " bytes were found",
+        throw Error(Errc::index_corrupted,
+                    "codec \"none\" has no model, but " + std::to_string(args.model.size()) + " bytes were found",
                     "REINDEX the index.");
     switch (args.scalar) {
-        case Scalar::bit: return make_exact_bit(args);
-        case Scalar::sparse: return make_exact_sparse(args);
-        default: return make_exact_dense(args);
+        case Scalar::bit:
+            return make_exact_bit(args);
+        case Scalar::sparse:
+            return make_exact_sparse(args);
+        default:
+            return make_exact_dense(args);
     }
 }
 
@@ -67,12 +71,18 @@ const CodecEntry *find_codec(CodecId id)
 const char *metric_name(Metric metric)
 {
     switch (metric) {
-        case Metric::l2: return "l2";
-        case Metric::ip: return "inner product";
-        case Metric::cosine: return "cosine";
-        case Metric::l1: return "l1";
-        case Metric::hamming: return "hamming";
-        case Metric::jaccard: return "jaccard";
+        case Metric::l2:
+            return "l2";
+        case Metric::ip:
+            return "inner product";
+        case Metric::cosine:
+            return "cosine";
+        case Metric::l1:
+            return "l1";
+        case Metric::hamming:
+            return "hamming";
+        case Metric::jaccard:
+            return "jaccard";
     }
     return "unknown";
 }
@@ -81,7 +91,8 @@ const CodecEntry &checked_codec(const CodecArgs &args)
 {
     const CodecEntry *entry = find_codec(args.id);
     if (!entry)
-        throw Error(Errc::index_corrupted, "unknown codec number " + std::to_string(static_cast<int>(args.id)), "REINDEX the index.");
+        throw Error(Errc::index_corrupted, "unknown codec number " + std::to_string(static_cast<int>(args.id)),
+                    "REINDEX the index.");
     if (!entry->supports(args.scalar, args.metric))
         throw Error(Errc::not_supported,
                     "codec \"" + std::string(entry->name) + "\" is not defined for type " + type_name(args.scalar) + " and " +
@@ -132,9 +143,12 @@ template <class Term>
 double sum_over(const VectorView &a, const VectorView &b, Term term)
 {
     switch (a.scalar) {
-        case Scalar::f32: return dense_sum(a.f32(), b.f32(), a.dim, term);
-        case Scalar::f16: return dense_sum(a.f16(), b.f16(), a.dim, term);
-        default: return sparse_sum(a, b, term);
+        case Scalar::f32:
+            return dense_sum(a.f32(), b.f32(), a.dim, term);
+        case Scalar::f16:
+            return dense_sum(a.f16(), b.f16(), a.dim, term);
+        default:
+            return sparse_sum(a, b, term);
     }
 }
 
@@ -161,10 +175,14 @@ double bit_distance(Metric metric, const VectorView &a, const VectorView &b)
 const char *type_name(Scalar scalar)
 {
     switch (scalar) {
-        case Scalar::f32: return "vector";
-        case Scalar::f16: return "halfvec";
-        case Scalar::bit: return "bit";
-        case Scalar::sparse: return "sparsevec";
+        case Scalar::f32:
+            return "vector";
+        case Scalar::f16:
+            return "halfvec";
+        case Scalar::bit:
+            return "bit";
+        case Scalar::sparse:
+            return "sparsevec";
     }
     return "unknown";
 }
@@ -232,17 +250,22 @@ double exact_distance(Metric metric, const VectorView &a, const VectorView &b)
                                               : std::string("different ") + type_name(a.scalar) + " dimensions " +
                                                     std::to_string(a.dim) + " and " + std::to_string(b.dim));
     if (!exact_supports(a.scalar, metric))
-        throw Error(Errc::not_supported, std::string(metric_name(metric)) + " distance is not defined for type " + type_name(a.scalar));
+        throw Error(Errc::not_supported,
+                    std::string(metric_name(metric)) + " distance is not defined for type " + type_name(a.scalar));
     switch (metric) {
-        case Metric::l2: return sum_over(a, b, [](double x, double y) { return (x - y) * (x - y); });
-        case Metric::l1: return sum_over(a, b, [](double x, double y) { return std::fabs(x - y); });
-        case Metric::ip: return -dot_of(a, b);
+        case Metric::l2:
+            return sum_over(a, b, [](double x, double y) { return (x - y) * (x - y); });
+        case Metric::l1:
+            return sum_over(a, b, [](double x, double y) { return std::fabs(x - y); });
+        case Metric::ip:
+            return -dot_of(a, b);
         case Metric::cosine: {
             const double norms = norm_of(a) * norm_of(b);
             if (norms == 0) return 1;  // a zero vector has no direction; the SQL operator says NaN, an order cannot
             return 1 - std::fmax(-1.0, std::fmin(1.0, dot_of(a, b) / norms));
         }
-        default: return bit_distance(metric, a, b);
+        default:
+            return bit_distance(metric, a, b);
     }
 }
 

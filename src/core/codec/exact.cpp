@@ -1,8 +1,8 @@
 // Codec `none` for vector, halfvec and bit: the code is the value itself, without its header (bits: whole bytes).
 //
-// Under cosine the value is normalised when encoded, in its own type, and the distance is 1 - dot, kept in [0, 2]. A halfvec query is
-// not normalised, which would round it: the dot is divided by its norm. Kernels sum in float; a sum that leaves the range of float
-// is made again in double and clamped, so no distance is infinite or NaN.
+// Under cosine the value is normalised when encoded, in its own type, and the distance is 1 - dot, kept in [0, 2]. A halfvec query
+// is not normalised, which would round it: the dot is divided by its norm. Kernels sum in float; a sum that leaves the range of
+// float is made again in double and clamped, so no distance is infinite or NaN.
 #include <cmath>
 
 #include "core/codec/families.h"

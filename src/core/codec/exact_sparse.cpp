@@ -1,7 +1,7 @@
 // Codec `none` for sparsevec. A code is: u32 nnz | i32 indices[nnz], ascending | f32 values[nnz]; nothing is aligned.
 //
-// Distances walk both index lists at once, in double. Under cosine the values are normalised when encoded (in float) and the distance
-// is 1 - dot, kept in [0, 2].
+// Distances walk both index lists at once, in double. Under cosine the values are normalised when encoded (in float) and the
+// distance is 1 - dot, kept in [0, 2].
 #include <cmath>
 
 #include "core/codec/families.h"

@@ -4,14 +4,14 @@
 // A query works on s = q - a * mean, rounded to int16 (|z| <= 4095), and on its own rounded sum, so that the sum is consistent:
 //   <s, r^>  =  scale * (bias * sum z + step * <z, c>)
 //   l2       =  |s|^2 - 2 <s, r^> + |r|^2                            a = 1; |s| that of the rounded s
-//   ip       = -(<q, mean> + a <mean, r> + <s, r^>)                  a = 1 unless |q - mean| > |q|, then 0
+//   ip       = -(<q, mean> + a <mean, r> + <s, r^>)                  a = 1, but 0 if |q - mean|^2 > 2 |q|^2
 //   cosine   =  1 + ip, of normalised q and x                        a = 1
 // |r| and <mean, r> are exact, and e is orthogonal to r, so the only error is <s, e>, of which only the part of s across r counts:
 // less than for the distance to the decoded vector, and nothing for a vector's own code. Distances between codes use the same
 // identities, with
 //   <r^x, r^y> = dim bx by + bx sy Cy + by sx Cx + sx sy <cx, cy>.
-// So all distances estimate those of the inputs, and may be compared with each other. l2 is clamped at 0 (equal codes come out below
-// it); ip and cosine are not clamped to the range of exact ones, which would lose order.
+// So all distances estimate those of the inputs, and may be compared with each other. l2 is clamped at 0 (equal codes come out
+// below it); ip and cosine are not clamped to the range of exact ones, which would lose order.
 //
 // The second level rounds s twice (z, and its remainder, again to 4095 steps), so rounding the query adds nothing to its error.
 #include <algorithm>
@@ -30,7 +30,7 @@ using lvq::SecondHeader;
 
 constexpr int kQueryLevels = 4095;
 constexpr double kErrorDeviations = 3.5;
-constexpr double kFloatSlack = 4e-7;  // of the terms of a sum, for float constants and results
+constexpr double kFloatSlack = 4e-7;              // of the terms of a sum, for float constants and results
 constexpr double kUniform = 0.28867513459481287;  // 1 / sqrt(12): deviation of a uniform error of one step
 
 using DotQuery = int64_t (*)(const uint8_t *, const int16_t *, size_t);
@@ -92,10 +92,10 @@ private:
     const LvqCodec &codec_;
     std::vector<int16_t> high_, low_;  // s ~ scale * high + low_scale * low, padded to 32
     double scale_ = 0, low_scale_ = 0;
-    double high_sum_ = 0, sum_ = 0;                // of scale * high, of both
-    double high_square_ = 0, square_ = 0;          // |scale * high|^2, |s|^2
-    double offset_ = 0;                            // ip, cosine: <q, mean>
-    double mean_weight_ = 1;                       // a
+    double high_sum_ = 0, sum_ = 0;        // of scale * high, of both
+    double high_square_ = 0, square_ = 0;  // |scale * high|^2, |s|^2
+    double offset_ = 0;                    // ip, cosine: <q, mean>
+    double mean_weight_ = 1;               // a
 };
 
 LvqScorer::LvqScorer(const LvqCodec &codec, const std::vector<double> &values) : codec_(codec)
@@ -105,7 +105,8 @@ LvqScorer::LvqScorer(const LvqCodec &codec, const std::vector<double> &values) :
     for (uint32_t i = 0; i < dim; i++) mean[i] = codec.mean(i);
     const double mean_dot = lvq::sum_of(dim, [&](uint32_t i) { return values[i] * mean[i]; });
     if (codec.metric() != Metric::l2) offset_ = mean_dot;
-    if (codec.metric() == Metric::ip && codec.mean_square() > 2 * mean_dot) mean_weight_ = 0;  // |q - mean| > |q|
+    const double query_square = lvq::sum_of(dim, [&](uint32_t i) { return values[i] * values[i]; });
+    if (codec.metric() == Metric::ip && codec.mean_square() - 2 * mean_dot > query_square) mean_weight_ = 0;
     for (uint32_t i = 0; i < dim; i++) s[i] = values[i] - mean_weight_ * mean[i];
     square_ = lvq::sum_of(dim, [&](uint32_t i) { return s[i] * s[i]; });
     round_query(s);
@@ -185,9 +186,9 @@ float LvqScorer::rescore(const uint8_t *code, const uint8_t *second)
     return finite(distance_of(header, dot, square_));
 }
 
-// The error is <s, e> (twice that under l2) with e uniform in a step: its deviation is step / sqrt(12) * |part of s across r|, and that
-// part follows from |s|, |r| and the dot, which the distance tells: |s|^2 - <s, r>^2 / |r|^2. Under ip |r| is not known, and |s| is
-// the bound. A rounded query adds as much for its own step, against |s - r| (l2) or |r^|.
+// The error is <s, e> (twice that under l2) with e uniform in a step: its deviation is step / sqrt(12) * |part of s across r|, and
+// that part follows from |s|, |r| and the dot, which the distance tells: |s|^2 - <s, r>^2 / |r|^2. Under ip |r| is not known, and
+// |s| is the bound. A rounded query adds as much for its own step, against |s - r| (l2) or |r^|.
 float LvqScorer::error(const uint8_t *code, float distance, bool second)
 {
     const Header header = read_as<Header>(code);
@@ -289,7 +290,8 @@ void LvqCodec::encode(const VectorView &x, uint8_t *code, uint8_t *second) const
         r[i] = static_cast<float>(std::min<double>(FLT_MAX, std::max<double>(-FLT_MAX, r[i] - mean[i])));
     }
     const double square = lvq::sum_of(dim_, [&](uint32_t i) { return static_cast<double>(r[i]) * r[i]; });
-    const double constant = metric_ == Metric::l2 ? std::sqrt(square) : lvq::sum_of(dim_, [&](uint32_t i) { return r[i] * mean[i]; });
+    const double constant =
+        metric_ == Metric::l2 ? std::sqrt(square) : lvq::sum_of(dim_, [&](uint32_t i) { return r[i] * mean[i]; });
 
     std::vector<uint8_t> codes(dim_);
     Affine line = lvq::quantize(r.data(), dim_, levels(), codes.data());

@@ -6,8 +6,8 @@
 //   second  0  f32 bias | f32 step | u8 codes[dim]
 //
 // With r = x - mean (x normalised under cosine), the first level is r^ = bias + step * c and the second adds bias2 + step2 * c2.
-// Codes are rounded on the grid from min r to max r; bias and step are the least-squares fit of r on the codes. In the first level both
-// are then stretched by |r|^2 / <r, r^>, so that <r, r^> = |r|^2: the error e = r - r^ is orthogonal to r, and <s, r^> is an
+// Codes are rounded on the grid from min r to max r; bias and step are the least-squares fit of r on the codes. In the first level
+// both are then stretched by |r|^2 / <r, r^>, so that <r, r^> = |r|^2: the error e = r - r^ is orthogonal to r, and <s, r^> is an
 // estimate of <s, r> without bias for any s, exact for s = r. The constant is |r| under l2 (the norm, since its square leaves the
 // range of float for inputs that do not) and <mean, r> under ip and cosine; both are of r itself, not of r^.
 //
@@ -49,8 +49,8 @@ inline size_t packed_size(uint32_t dim, int bits) { return bits == 8 ? dim : (si
 
 struct Affine {
     float bias, step;
-    uint32_t sum;  // of the codes
-    double square; // of bias + step * codes: |r^|^2 = <r, r^>, since the fit leaves an orthogonal rest
+    uint32_t sum;   // of the codes
+    double square;  // of bias + step * codes: |r^|^2 = <r, r^>, since the fit leaves an orthogonal rest
 };
 
 // Sums term(i) for i < n in four chains, which do not wait for each other's additions and fit vector registers.

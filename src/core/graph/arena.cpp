@@ -1,3 +1,4 @@
+// malloc with huge pages, then whatever the spill source gives.
 #include "core/graph/arena.h"
 
 #include <sys/mman.h>

@@ -54,7 +54,7 @@ MemoryGraph::MemoryGraph(const Codec &codec, const BuildParams &params, Arena &a
 {
     const size_t code_bytes = codec.code_size() ? codec.code_size() : sizeof(uint8_t *);
     links_offset_ = align_up(sizeof(Node), 8);
-    code_offset_ = align_up(links_offset_ + (1 + max_links(0)) * sizeof(Link), 16);
+    code_offset_ = align_up(links_offset_ + list_words(0) * sizeof(Link), 16);
     payload_offset_ = align_up(code_offset_ + code_bytes, 8);
     stride_ = align_up(payload_offset_ + params.payload_bytes, 16);
     chunk_shift_ = 0;
@@ -67,7 +67,7 @@ MemoryGraph::Link *MemoryGraph::list(uint32_t id, int level) const
 {
     Node *n = node(id);
     if (level == 0) return reinterpret_cast<Link *>(reinterpret_cast<uint8_t *>(n) + links_offset_);
-    return n->upper + static_cast<size_t>(level - 1) * (1 + params_.m);
+    return n->upper + static_cast<size_t>(level - 1) * list_words(1);
 }
 
 const uint8_t *MemoryGraph::code(uint32_t id) const
@@ -85,7 +85,7 @@ uint32_t MemoryGraph::links(uint32_t id, int level, uint32_t *out) const
 {
     if (level > node(id)->level) return 0;
     const Link *l = list(id, level);
-    uint32_t n = std::min(l[0].load(std::memory_order_acquire), max_links(level));
+    const uint32_t n = std::min(count_of(l[0].load(std::memory_order_acquire)), max_links(level));
     for (uint32_t i = 0; i < n; ++i) out[i] = l[1 + i].load(std::memory_order_relaxed);
     return n;
 }
@@ -137,55 +137,62 @@ MemoryGraph::Added MemoryGraph::add(const VectorView &x, uint64_t hash, uint64_t
         std::memcpy(at, &apart, sizeof(apart));
         n->code_bytes = static_cast<uint32_t>(bytes);
     }
-    if (n->level > 0) n->upper = static_cast<Link *>(arena_.allocate(n->level * (1 + params_.m) * sizeof(Link)));
+    if (n->level > 0) n->upper = static_cast<Link *>(arena_.allocate(n->level * list_words(1) * sizeof(Link)));
     size_ = id + 1;
     remember(hash, id);
     return {id, false};
 }
 
-void MemoryGraph::set_links(uint32_t id, int level, const std::vector<Candidate> &to)
+void MemoryGraph::load_list(Link *from, int level, LinkList *to) const
+{
+    const uint32_t word = from[0].load(std::memory_order_relaxed);
+    const float *distance = distances_in(from, level);
+    to->links.clear();
+    for (uint32_t i = 0; i < count_of(word); ++i) to->links.push_back({distance[i], from[1 + i].load(std::memory_order_relaxed)});
+    to->diverse = word >> 16;
+}
+
+void MemoryGraph::store_list(const LinkList &from, Link *to, int level) const
+{
+    float *distance = distances_in(to, level);
+    for (uint32_t i = 0; i < from.links.size(); ++i) {
+        to[1 + i].store(from.links[i].id, std::memory_order_relaxed);
+        distance[i] = from.links[i].distance;
+    }
+    to[0].store(static_cast<uint32_t>(from.links.size() | from.diverse << 16), std::memory_order_release);
+}
+
+void MemoryGraph::set_links(uint32_t id, int level, const Selected &to, Scratch &s)
 {
     Link *l = list(id, level);
     SpinLock lock(node(id)->lock);
-    const uint32_t max = max_links(level), before = l[0].load(std::memory_order_relaxed);
-    std::vector<uint32_t> all;
-    for (const Candidate &c : to) all.push_back(c.id);
+    LinkList before;
+    load_list(l, level, &before);
+    s.list.links = to.kept;
+    s.list.diverse = to.diverse;
     // Others may have linked to this node already, having met it on a higher level: their links stay while there is room.
-    for (uint32_t i = 0; i < before && all.size() < max; ++i) {
-        uint32_t other = l[1 + i].load(std::memory_order_relaxed);
-        if (std::find(all.begin(), all.end(), other) == all.end()) all.push_back(other);
+    for (const Candidate &c : before.links) {
+        const bool known = std::any_of(to.kept.begin(), to.kept.end(), [&](const Candidate &k) { return k.id == c.id; });
+        if (!known && s.list.links.size() < max_links(level)) s.list.links.push_back(c);
     }
-    for (uint32_t i = 0; i < all.size(); ++i) l[1 + i].store(all[i], std::memory_order_relaxed);
-    l[0].store(static_cast<uint32_t>(all.size()), std::memory_order_release);
+    store_list(s.list, l, level);
 }
 
 void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s)
 {
     Link *l = list(from, level);
-    const uint32_t max = max_links(level);
     SpinLock lock(node(from)->lock);
-    const uint32_t n = l[0].load(std::memory_order_relaxed);
-    s.ids.resize(max + 1);
-    for (uint32_t i = 0; i < n; ++i) {
-        s.ids[i] = l[1 + i].load(std::memory_order_relaxed);
-        if (s.ids[i] == to) return;
+    load_list(l, level, &s.list);
+    s.ids.clear();
+    for (const Candidate &c : s.list.links) {
+        if (c.id == to) return;
+        s.ids.push_back(c.id);
     }
-    if (n < max) {
-        l[1 + n].store(to, std::memory_order_relaxed);
-        l[0].store(n + 1, std::memory_order_release);
-        return;
-    }
-    MemoryView view(*this, code(from));
-    s.distance.resize(max + 1);
-    view.distances(from, s.ids.data(), n, s.distance.data());
-    s.candidates.clear();
-    for (uint32_t i = 0; i < n; ++i) s.candidates.push_back({s.distance[i], s.ids[i]});
-    s.candidates.push_back({distance, to});
-    std::sort(s.candidates.begin(), s.candidates.end());
-    select_neighbors(view, s.candidates, max, true, s.selected);
-    uint32_t k = 0;
-    for (const Candidate &c : s.selected.kept) l[1 + k++].store(c.id, std::memory_order_relaxed);
-    l[0].store(k, std::memory_order_release);
+    s.distance.resize(s.ids.size());
+    MemoryView view(*this, code(to));
+    view.distances(to, s.ids.data(), s.ids.size(), s.distance.data());
+    admit(s.list, {distance, to}, s.distance.data(), max_links(level));
+    store_list(s.list, l, level);
 }
 
 void MemoryGraph::link(uint32_t id, Scratch &s)
@@ -195,22 +202,20 @@ void MemoryGraph::link(uint32_t id, Scratch &s)
     auto never = [] { return false; };
     const uint32_t first = entry_.load(std::memory_order_acquire);
     const int top = top_level_.load(std::memory_order_acquire);
-    uint32_t at = descend(view, s.search, first, top, level, never);
+    const uint32_t at = descend(view, s.search, first, top, level, never);
     std::vector<uint32_t> entries{at};
-    std::vector<Candidate> found;
     for (int l = std::min(level, top); l >= 0; --l) {
         enter(view, s.search, entries.data(), entries.size(), params_.ef_construction);
         search_layer(view, s.search, l, never);
-        found.clear();
+        s.found.clear();
         entries.clear();
         for (const Pool::Entry &e : s.search.pool.entries()) {
             entries.push_back(e.id);
-            if (e.id != id) found.push_back({e.distance, e.id});
+            if (e.id != id) s.found.push_back({e.distance, e.id});
         }
-        select_neighbors(view, found, max_links(l), true, s.selected);
-        std::vector<Candidate> kept = s.selected.kept;
-        set_links(id, l, kept);
-        for (const Candidate &c : kept) add_link(c.id, id, c.distance, l, s);
+        select_neighbors(view, s.found, max_links(l), true, s.selected);
+        set_links(id, l, s.selected, s);
+        for (const Candidate &c : s.selected.kept) add_link(c.id, id, c.distance, l, s);
     }
 }
 

@@ -13,6 +13,7 @@
 #include "core/codec/codec.h"
 #include "core/graph/arena.h"
 #include "core/graph/candidate.h"
+#include "core/graph/link_list.h"
 #include "core/graph/search.h"
 #include "core/graph/select.h"
 
@@ -85,16 +86,22 @@ private:
         uint32_t code_bytes;  // variable-sized codes only
         uint64_t hash;
         uint64_t tid;
-        Link *upper;  // levels 1..level: count and m links each
+        Link *upper;  // the lists of levels 1..level
     };
 
     Node *node(uint32_t id) const { return reinterpret_cast<Node *>(chunks_[id >> chunk_shift_] + (id & chunk_mask_) * stride_); }
-    Link *list(uint32_t id, int level) const;  // [0] is the count
+    // A list: [0] = count | chosen << 16, the ids, and (for writers, under the lock) their distances.
+    Link *list(uint32_t id, int level) const;
+    static uint32_t count_of(uint32_t word) { return word & 0xFFFF; }
+    size_t list_words(int level) const { return 1 + 2 * static_cast<size_t>(max_links(level)); }
+    float *distances_in(Link *list, int level) const { return reinterpret_cast<float *>(list + 1 + max_links(level)); }
+    void load_list(Link *from, int level, LinkList *to) const;
+    void store_list(const LinkList &from, Link *to, int level) const;
     uint32_t find_equal(uint64_t hash, const uint8_t *code, size_t bytes) const;
     void remember(uint64_t hash, uint32_t id);
     void link(uint32_t id, Scratch &s);
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);
-    void set_links(uint32_t id, int level, const std::vector<Candidate> &to);
+    void set_links(uint32_t id, int level, const Selected &to, Scratch &s);
     void attach(uint32_t id, Scratch &s);
     void flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue) const;
 

@@ -45,7 +45,8 @@ struct MemoryView {
 struct MemoryGraph::Scratch {
     SearchState search;
     Selected selected;
-    std::vector<Candidate> candidates;
+    LinkList list;
+    std::vector<Candidate> found;
     std::vector<uint32_t> ids;
     std::vector<float> distance;
 };

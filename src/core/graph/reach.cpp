@@ -35,25 +35,21 @@ void MemoryGraph::attach(uint32_t id, Scratch &s)
     const auto &found = s.search.pool.entries();
     for (const Pool::Entry &e : found) {
         Link *l = list(e.id, 0);
-        const uint32_t n = l[0].load();
-        if (n < max) {
-            l[1 + n].store(id);
-            l[0].store(n + 1);
-            return;
-        }
+        load_list(l, 0, &s.list);
+        if (s.list.links.size() == max) continue;
+        s.list.links.push_back({e.distance, id});
+        store_list(s.list, l, 0);
+        return;
     }
-    const uint32_t host = found.front().id;
-    Link *theirs = list(host, 0);
-    Link *mine = list(id, 0);
-    const uint32_t moved = theirs[max].load();  // the last of the list: a filler, if there is one
-    theirs[max].store(id);
-    const uint32_t n = mine[0].load();
-    if (n < max) {
-        mine[1 + n].store(moved);
-        mine[0].store(n + 1);
-    } else {
-        mine[max].store(moved);  // nothing reachable depended on this node's links
-    }
+    Link *theirs = list(found.front().id, 0), *mine = list(id, 0);
+    load_list(theirs, 0, &s.list);
+    const Candidate moved = s.list.links.back();  // a filler, if there is one
+    s.list.links.back() = {found.front().distance, id};
+    store_list(s.list, theirs, 0);
+    load_list(mine, 0, &s.list);
+    if (s.list.links.size() == max) s.list.links.pop_back();  // nothing reachable depends on this node's links
+    s.list.links.push_back(moved);
+    store_list(s.list, mine, 0);
 }
 
 uint32_t MemoryGraph::reach_all()

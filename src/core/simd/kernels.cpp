@@ -1,7 +1,7 @@
 // The scalar level, which is the truth for all others (its float sums are made in double), and the choice of a level.
 //
-// The choice asks the processor what it can do (cpuid) and the system which registers it saves (xgetbv). It is made on the first call
-// of kernels(), or by set_level; after that kernels() is one load and one branch. No static constructors.
+// The choice asks the processor what it can do (cpuid) and the system which registers it saves (xgetbv). It is made on the first
+// call of kernels(), or by set_level; after that kernels() is one load and one branch. No static constructors.
 #include "core/simd/kernels.h"
 
 #include <atomic>
@@ -80,13 +80,18 @@ const Kernels *table_of(Level level)
 {
     switch (level) {
 #if defined(__x86_64__)
-        case Level::avx2: return &kAvx2Kernels;
-        case Level::avx512: return &kAvx512Kernels;
+        case Level::avx2:
+            return &kAvx2Kernels;
+        case Level::avx512:
+            return &kAvx512Kernels;
 #elif defined(__aarch64__)
-        case Level::neon: return &kNeonKernels;
+        case Level::neon:
+            return &kNeonKernels;
 #endif
-        case Level::scalar: return &kScalarKernels;
-        default: return nullptr;
+        case Level::scalar:
+            return &kScalarKernels;
+        default:
+            return nullptr;
     }
 }
 
@@ -104,10 +109,14 @@ const Kernels *choose()
 const char *level_name(Level level)
 {
     switch (level) {
-        case Level::scalar: return "scalar";
-        case Level::neon: return "neon";
-        case Level::avx2: return "avx2";
-        case Level::avx512: return "avx512";
+        case Level::scalar:
+            return "scalar";
+        case Level::neon:
+            return "neon";
+        case Level::avx2:
+            return "avx2";
+        case Level::avx512:
+            return "avx512";
     }
     return "unknown";
 }

@@ -1,6 +1,6 @@
 // Kernels for AVX2, FMA, F16C and POPCNT. Float sums run over four vector accumulators; tails go through zero-padded copies.
-// Included headers are limited to types and intrinsics: an inline function of the standard library compiled with these flags could be
-// the copy that the linker keeps for everyone.
+// Included headers are limited to types and intrinsics: an inline function of the standard library compiled with these flags could
+// be the copy that the linker keeps for everyone.
 #include <immintrin.h>
 
 #include <cstddef>
@@ -113,10 +113,7 @@ void f32_to_f16(const float *in, uint16_t *out, size_t n)
 
 inline __m256i load32_bytes(const uint8_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
 inline __m256i load16_s16(const int16_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
-inline __m256i widen16(const uint8_t *p)
-{
-    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-}
+inline __m256i widen16(const uint8_t *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
 
 inline int64_t sum_s32(__m256i v)
 {
@@ -183,8 +180,8 @@ int64_t dot_u4_u4(const uint8_t *a, const uint8_t *b, size_t n)
     const __m256i low = _mm256_set1_epi8(15), one = _mm256_set1_epi16(1);
     const auto products = [&](__m256i x, __m256i y) {
         const __m256i lows = _mm256_maddubs_epi16(_mm256_and_si256(x, low), _mm256_and_si256(y, low));
-        const __m256i highs = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(x, 4), low),
-                                                   _mm256_and_si256(_mm256_srli_epi16(y, 4), low));
+        const __m256i highs =
+            _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(x, 4), low), _mm256_and_si256(_mm256_srli_epi16(y, 4), low));
         return _mm256_madd_epi16(_mm256_add_epi16(lows, highs), one);
     };
     const size_t bytes = (n + 31) / 32 * 16;

@@ -108,10 +108,7 @@ inline int64_t sum_s32(__m512i v)
 }
 
 inline __m256i load16_s16(const int16_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
-inline __m512i widen32(const uint8_t *p)
-{
-    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-}
+inline __m512i widen32(const uint8_t *p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
 
 int64_t dot_u8_s16(const uint8_t *codes, const int16_t *q, size_t n)
 {
@@ -193,8 +190,8 @@ int64_t dot_u4_u4(const uint8_t *a, const uint8_t *b, size_t n)
     __m512i s0 = _mm512_setzero_si512(), s1 = s0;
     const auto step = [&](__m512i x, __m512i y) {
         s0 = _mm512_dpbusd_epi32(s0, _mm512_and_si512(x, low), _mm512_and_si512(y, low));
-        s1 = _mm512_dpbusd_epi32(s1, _mm512_and_si512(_mm512_srli_epi16(x, 4), low),
-                                 _mm512_and_si512(_mm512_srli_epi16(y, 4), low));
+        s1 =
+            _mm512_dpbusd_epi32(s1, _mm512_and_si512(_mm512_srli_epi16(x, 4), low), _mm512_and_si512(_mm512_srli_epi16(y, 4), low));
     };
     size_t i = 0;
     for (; i + 64 <= bytes; i += 64) step(_mm512_loadu_si512(a + i), _mm512_loadu_si512(b + i));

@@ -11,10 +11,7 @@ namespace vkv::simd {
 namespace {
 
 using Sum = float;
-inline float load_half(uint16_t half)
-{
-    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0);
-}
+inline float load_half(uint16_t half) { return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0); }
 inline uint16_t store_half(float value) { return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(value))), 0); }
 
 #include "core/simd/kernels_body.inl"
@@ -99,8 +96,7 @@ void f16_to_f32(const uint16_t *in, float *out, size_t n)
 void f32_to_f16(const float *in, uint16_t *out, size_t n)
 {
     size_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        vst1_u8(reinterpret_cast<uint8_t *>(out + i), vreinterpret_u8_f16(vcvt_f16_f32(load4(in + i))));
+    for (; i + 4 <= n; i += 4) vst1_u8(reinterpret_cast<uint8_t *>(out + i), vreinterpret_u8_f16(vcvt_f16_f32(load4(in + i))));
     plain_f32_to_f16(in + i, out + i, n - i);
 }
 
