@@ -19,7 +19,7 @@ my $maps = $node->safe_psql('postgres', "SET enable_seqscan = off; SELECT count(
 	  . 'REINDEX INDEX items_idx; SELECT pg_read_file(\'/proc/self/maps\', 0, 10000000, true)');
 like($maps, qr/^100\n/, 'the backend answered');
 like($maps, qr{/vector\.so}, 'the map lists vector.so');
-unlike($maps, qr/$_/i, "no $_ in it") foreach qw(faiss blas lapack cuda cudart nvidia mkl libgomp libstdc);
+unlike($maps, qr{/lib[^/]*$_}i, "no $_ in it") foreach ('faiss', 'blas', 'lapack', 'cuda(?!ta)', 'nvidia', 'mkl', 'gomp');
 
 # Nor does the library ask the loader for one.
 my $library = $maps =~ m{(/\S*/vector\.so)} ? $1 : '';

@@ -87,7 +87,7 @@ private:
 // A set of node ids that is emptied in O(1) and stays small enough for the cache: its size follows the nodes met, not the graph's.
 class Visited {
 public:
-    Visited() { grow(1024); }
+    explicit Visited(uint32_t epoch = 1) : epoch_(epoch) { grow(1024); }
     void clear()
     {
         used_ = 0;
@@ -132,7 +132,7 @@ private:
     }
     std::vector<uint64_t> slots_;
     size_t mask_ = 0, used_ = 0;
-    uint32_t epoch_ = 1;
+    uint32_t epoch_;
 };
 
 }  // namespace vkv::graph

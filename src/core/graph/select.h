@@ -19,29 +19,36 @@ struct Selected {
     size_t diverse = 0;             // how many of kept the heuristic chose
 };
 
+// Is one of the kept nodes nearer to the candidate than the node that it is a candidate for?
+template <class Metric>
+bool is_dominated(Metric &metric, const Candidate &c, std::span<const uint32_t> kept)
+{
+    constexpr size_t kBatch = 8;  // mostly one of the first few is: small batches, early exit
+    float d[kBatch];
+    for (size_t i = 0; i < kept.size(); i += kBatch) {
+        const size_t n = std::min(kBatch, kept.size() - i);
+        metric.distances(c.id, kept.data() + i, n, d);
+        for (size_t j = 0; j < n; ++j)
+            if (d[j] < c.distance) return true;
+    }
+    return false;
+}
+
 // candidates ascending; at most `max` are kept. fill: whether turned-down candidates fill the rest.
 template <class Metric>
 void select_neighbors(Metric &metric, std::span<const Candidate> candidates, size_t max, bool fill, Selected &out)
 {
-    constexpr size_t kBatch = 8;  // candidates are mostly refused by a near neighbour: small batches, early exit
     out.kept.clear();
     out.turned.clear();
     std::vector<uint32_t> ids;
     ids.reserve(max);
-    float d[kBatch];
     for (const Candidate &c : candidates) {
         if (out.kept.size() == max) {
             if (!fill) break;
             out.turned.push_back(c);
             continue;
         }
-        bool diverse = true;
-        for (size_t i = 0; diverse && i < ids.size(); i += kBatch) {
-            size_t n = std::min(kBatch, ids.size() - i);
-            metric.distances(c.id, ids.data() + i, n, d);
-            for (size_t j = 0; j < n; ++j) diverse &= !(d[j] < c.distance);
-        }
-        if (diverse) {
+        if (!is_dominated(metric, c, ids)) {
             out.kept.push_back(c);
             ids.push_back(c.id);
         } else {

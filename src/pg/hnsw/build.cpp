@@ -94,6 +94,8 @@ public:
         pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, 0);
         set_phase(kWriting);
         write();
+        graph_.reset();
+        spill_.close();
     }
 
     double heap_tuples() const { return heap_tuples_; }

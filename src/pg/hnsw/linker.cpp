@@ -26,15 +26,11 @@ void Linker::fill(std::vector<uint32_t> *list, std::span<const graph::Candidate>
     for (uint32_t id : *list)
         if (view_.copy_code(id, &code)) kept.push_back(set_.add(id, code));
     std::vector<graph::Candidate> turned;
-    std::vector<float> distance(max + 1);
     for (const graph::Candidate &c : candidates) {
         if (list->size() >= max) return;
         if (!view_.copy_code(c.id, &code)) continue;
         const uint32_t position = set_.add(c.id, code);
-        set_.distances(position, kept.data(), kept.size(), distance.data());
-        const bool diverse = std::none_of(distance.begin(), distance.begin() + static_cast<std::ptrdiff_t>(kept.size()),
-                                          [&](float d) { return d < c.distance; });
-        if (!diverse) {
+        if (graph::is_dominated(set_, {c.distance, position}, kept)) {
             turned.push_back(c);
             continue;
         }

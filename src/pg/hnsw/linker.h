@@ -18,6 +18,8 @@ public:
 
     // The neighbours for a node among candidates found by a search, ascending by distance to it.
     std::vector<graph::Candidate> choose(std::span<const graph::Candidate> found, size_t max);
+    // How many candidates are worth weighing for so many free places: the rest is hardly ever chosen.
+    static size_t candidates_for(size_t places) { return 4 * places + 4; }
     // Fills a list up to `max` from candidates (ascending by distance to its node): first those that are nearer to the node than to
     // any neighbour, then the nearest of the rest.
     void fill(std::vector<uint32_t> *list, std::span<const graph::Candidate> candidates, size_t max);

@@ -57,28 +57,32 @@ public:
     explicit CodeSet(const Codec &codec) : codec_(codec) {}
     void clear()
     {
-        codes_.clear();
+        bytes_.clear();
+        starts_.clear();
         ids_.clear();
     }
-    uint32_t add(uint32_t id, std::vector<uint8_t> code)
+    uint32_t add(uint32_t id, const std::vector<uint8_t> &code)
     {
-        codes_.push_back(std::move(code));
+        starts_.push_back(bytes_.size());
+        bytes_.insert(bytes_.end(), code.begin(), code.end());
         ids_.push_back(id);
-        return static_cast<uint32_t>(codes_.size() - 1);
+        return static_cast<uint32_t>(ids_.size() - 1);
     }
-    size_t size() const { return codes_.size(); }
     uint32_t id(uint32_t position) const { return ids_[position]; }
     // core/graph/select.h
     void distances(uint32_t a, const uint32_t *positions, size_t n, float *out)
     {
         pointers_.resize(n);
-        for (size_t i = 0; i < n; ++i) pointers_[i] = codes_[positions[i]].data();
-        codec_.distances(codes_[a].data(), pointers_.data(), n, out);
+        for (size_t i = 0; i < n; ++i) pointers_[i] = code(positions[i]);
+        codec_.distances(code(a), pointers_.data(), n, out);
     }
 
 private:
+    const uint8_t *code(uint32_t position) const { return bytes_.data() + starts_[position]; }
+
     const Codec &codec_;
-    std::vector<std::vector<uint8_t>> codes_;
+    std::vector<uint8_t> bytes_;
+    std::vector<size_t> starts_;
     std::vector<uint32_t> ids_;
     std::vector<const uint8_t *> pointers_;
 };

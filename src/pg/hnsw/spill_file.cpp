@@ -16,6 +16,14 @@ SpillFile::~SpillFile()
     // destructor.
 }
 
+void SpillFile::close()
+{
+    for (const Mapping &m : mappings_) munmap(m.address, m.bytes);
+    mappings_.clear();
+    if (file_ >= 0) pg_call([this] { FileClose(file_); });
+    file_ = -1;
+}
+
 void *SpillFile::allocate(size_t bytes)
 {
     constexpr size_t kAlign = 64 * 1024;

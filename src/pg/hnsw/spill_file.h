@@ -19,6 +19,7 @@ public:
 
     void *allocate(size_t bytes);  // zeroed, page-aligned
     size_t bytes() const { return size_; }
+    void close();  // when all went well; otherwise the transaction does it
 
 private:
     File file_ = -1;

@@ -136,7 +136,10 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
             if (counts[i]) candidates.push_back({distance[i], fresh[i]});
     }
     view_.set_scorer(nullptr);
-    std::sort(candidates.begin(), candidates.end());
+    // Only the nearest can be taken.
+    const size_t near = std::min(candidates.size(), Linker::candidates_for(list.size() - live.size()));
+    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(near), candidates.end());
+    candidates.resize(near);
     linker_.fill(&live, candidates, list.size());
     return live;
 }
