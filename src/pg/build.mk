@@ -36,13 +36,15 @@ include $(PGXS)
 
 # Our own compile rule: PostgreSQL's headers as system headers, so that warnings are about our code only, and none of the warning
 # flags of the compiler that PostgreSQL was built with.
+# Optimization and code generation as PostgreSQL was built; some builds list flags that C++ compilers lack.
+PG_FLAGS = $(filter-out -W% -std=% -fexcess-precision=% -fvisibility% -fno-strict-aliasing -fwrapv -fPIC,$(CXXFLAGS))
 VKV_CPPFLAGS = -Isrc -isystem $(includedir_server) $(filter -D%,$(CPPFLAGS))
-VKV_CXXFLAGS = $(filter-out -W% -std=% -fno-strict-aliasing -fwrapv -fPIC,$(CXXFLAGS)) -std=c++20 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden \
+VKV_CXXFLAGS = $(PG_FLAGS) -std=c++20 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden \
 	-fno-strict-aliasing -fwrapv -Wall -Wextra $(if $(WERROR),-Werror)
 VKV_COMPILE = $(CXX) $(strip $(VKV_CXXFLAGS)) $(strip $(VKV_CPPFLAGS))
 
 # The library brings its C++ runtime and shows only what PostgreSQL looks up: the version script lists each SQL function found.
-override COMPILER = $(CXX) $(filter-out -W%,$(CXXFLAGS))
+override COMPILER = $(CXX) $(PG_FLAGS) -fPIC
 SHLIB_LINK += $(CORE_LIB) -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--version-script=$(EXPORTS) -lpthread -lm
 
 $(OBJDIR)/%.o: src/pg/%.cpp $(OBJDIR)/flags

@@ -1,10 +1,13 @@
 // The parts that graphs are made of: the pool of a search, the set of nodes met, the two ways to choose links, memory, threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <numeric>
 #include <random>
+#include <set>
 #include <stdexcept>
 
 #include "core/graph/arena.h"
@@ -347,7 +350,8 @@ TEST(Arena, SpillsBeyondItsBudget)
     });
     for (int i = 0; i < 3; ++i) arena.chunk(Arena::kChunk);
     EXPECT_FALSE(arena.spilled());
-    EXPECT_EQ(arena.chunk(Arena::kChunk), spilled.at(0).data());
+    const void *p = arena.chunk(Arena::kChunk);
+    EXPECT_EQ(p, spilled.at(0).data());
     EXPECT_TRUE(arena.spilled());
     EXPECT_EQ(arena.used(), 4 * Arena::kChunk);
     arena.allocate(100);

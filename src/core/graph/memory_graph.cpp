@@ -248,6 +248,10 @@ bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)>
             done.fetch_add(1, std::memory_order_relaxed);
         }
     });
+    struct StopOnExit {  // poll may throw: then the threads end at their next node, before workers waits for them
+        std::atomic<bool> &stop;
+        ~StopOnExit() { stop.store(true, std::memory_order_relaxed); }
+    } stop_on_exit{stop};
     while (!workers.done()) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
         if (poll(done.load(std::memory_order_relaxed))) stop.store(true, std::memory_order_relaxed);

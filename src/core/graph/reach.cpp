@@ -3,6 +3,8 @@
 // Pruning a full list can take away the last link to a node; a few in ten thousand end so. Each is attached to the nearest
 // reachable node: where that one's list is full, the new link takes the place of another, and the node that lost its link is linked
 // from the attached node in turn, so that every path that was there still is.
+#include <algorithm>
+
 #include "core/graph/memory_graph.h"
 #include "core/graph/memory_view.h"
 
@@ -47,6 +49,7 @@ void MemoryGraph::attach(uint32_t id, Scratch &s)
     s.list.links.back() = {found.front().distance, id};
     store_list(s.list, theirs, 0);
     load_list(mine, 0, &s.list);
+    if (std::any_of(s.list.links.begin(), s.list.links.end(), [&](const Candidate &c) { return c.id == moved.id; })) return;
     if (s.list.links.size() == max) s.list.links.pop_back();  // nothing reachable depends on this node's links
     s.list.links.push_back(moved);
     store_list(s.list, mine, 0);

@@ -156,8 +156,8 @@ private:
             n->payload = no_item();
             n->flags = kNodeMark;
             n->level = static_cast<uint8_t>(graph_.level(id));
-            n->links = static_cast<uint16_t>(graph_.links(id, 0, links.data()));
-            for (uint32_t l = 0; l < n->links; ++l) links_of(n)[l] = disk_id(links[l]);
+            n->links = static_cast<uint8_t>(graph_.links(id, 0, links.data()));
+            for (uint32_t l = 0; l < n->links; ++l) links_of(n, s_)[l] = disk_id(links[l]);
             n->tids[0] = unpack_tid(graph_.tid(id));
             n->tid_count = 1;
             auto [begin, end] = more_of(id, tid);
@@ -171,7 +171,7 @@ private:
                 n->payload = payload_at_[payload];
                 payload += pieces(payload_of(id), kMaxPayloadPerItem).size();
             }
-            if (!s_.apart) std::memcpy(code_of(n, s_), g_.code_in_payload ? graph_.payload(id) : graph_.code(id), s_.code_bytes);
+            if (!s_.apart) std::memcpy(code_of(n), g_.code_in_payload ? graph_.payload(id) : graph_.code(id), s_.code_bytes);
             if (slot + 1 == s_.per_page || i + 1 == order_.size()) {
                 if (slot + 1 < s_.per_page) opaque_of(page.data)->flags |= kInFreeList;
                 append(page.data);

@@ -148,7 +148,7 @@ void Checker::check_links()
             ReadPage page(index_.rel(), shape_.block_of(id), PageKind::nodes);
             const NodeHeader *header = node_in(page.page(), shape_, id);
             n = std::min<uint32_t>(header->links, shape_.max_links(0));
-            std::copy(links_of(header), links_of(header) + n, list.begin());
+            std::copy(links_of(header, shape_), links_of(header, shape_) + n, list.begin());
             upper = header->upper;
         }
         check_list(id, 0, list.data(), n);

@@ -9,7 +9,7 @@
 //
 //   kNodes         per_page slots of node_size bytes from the page header on; a node's id is block * per_page + slot
 //
-//        NodeHeader (56) | links u32[2 m] | code[code_bytes]            (the code only if it fits: Shape::apart)
+//        NodeHeader (56) | code[code_bytes] | links u32[2 m]            (the code only if it fits: Shape::apart)
 //
 //   kUpper         items: UpperHeader | { count u32 | links u32[m] } for levels 1 .. level
 //   kTids          items: TidsHeader | tids[count], linked: the heap tuples of a node beyond its first four
@@ -80,19 +80,20 @@ inline constexpr uint8_t kNodePending = 2;  // its insertion has not made all it
 
 inline constexpr int kInlineTids = 4;
 
+// What a search looks at, flags and code, lies together.
 struct NodeHeader {
-    uint64_t hash;              // keyed hash of the vector's bytes
-    ItemPointerData upper;      // its links above level 0; invalid on level 0
+    uint64_t hash;  // keyed hash of the vector's bytes
+    ItemPointerData tids[kInlineTids];
     ItemPointerData more_tids;  // invalid if there are none
     ItemPointerData payload;    // code and second level kept apart; invalid if neither is
-    uint8_t flags;              // 0: free slot
-    uint8_t level;
-    uint16_t links;
+    ItemPointerData upper;      // its links above level 0; invalid on level 0
     uint8_t tid_count;
-    uint8_t unused;
-    ItemPointerData tids[kInlineTids];
+    uint8_t level;
+    uint8_t links;
+    uint8_t flags;  // 0: free slot
+    uint16_t unused;
 };
-static_assert(sizeof(ItemPointerData) == 6 && sizeof(NodeHeader) == 56 && offsetof(NodeHeader, tids) == 32);
+static_assert(sizeof(ItemPointerData) == 6 && sizeof(NodeHeader) == 56 && offsetof(NodeHeader, flags) == 53);
 
 struct UpperHeader {
     uint32_t node;
@@ -167,7 +168,7 @@ struct Shape {
     uint32_t code_bytes;    // first level; 0: varies from vector to vector
     uint32_t second_bytes;  // second level, in the payload
     bool apart;             // the first level is in the payload too
-    uint32_t code_offset;   // within a node, if not apart
+    uint32_t links_offset;  // within a node
     uint32_t node_size;
     uint32_t per_page;
     uint64_t hash_seed;
@@ -189,10 +190,16 @@ inline const NodeHeader *node_in(const char *page, const Shape &s, uint32_t node
 {
     return reinterpret_cast<const NodeHeader *>(page + s.offset_of(node));
 }
-inline uint32_t *links_of(NodeHeader *n) { return reinterpret_cast<uint32_t *>(n + 1); }
-inline const uint32_t *links_of(const NodeHeader *n) { return reinterpret_cast<const uint32_t *>(n + 1); }
-inline uint8_t *code_of(NodeHeader *n, const Shape &s) { return reinterpret_cast<uint8_t *>(n) + s.code_offset; }
-inline const uint8_t *code_of(const NodeHeader *n, const Shape &s) { return reinterpret_cast<const uint8_t *>(n) + s.code_offset; }
+inline uint32_t *links_of(NodeHeader *n, const Shape &s)
+{
+    return reinterpret_cast<uint32_t *>(reinterpret_cast<char *>(n) + s.links_offset);
+}
+inline const uint32_t *links_of(const NodeHeader *n, const Shape &s)
+{
+    return reinterpret_cast<const uint32_t *>(reinterpret_cast<const char *>(n) + s.links_offset);
+}
+inline uint8_t *code_of(NodeHeader *n) { return reinterpret_cast<uint8_t *>(n + 1); }
+inline const uint8_t *code_of(const NodeHeader *n) { return reinterpret_cast<const uint8_t *>(n + 1); }
 inline bool node_used(const NodeHeader *n) { return (n->flags & kNodeMarkMask) == kNodeMark; }
 inline bool node_answers(const NodeHeader *n) { return (n->flags & (kNodeMarkMask | kNodeDead)) == kNodeMark; }
 

@@ -107,11 +107,11 @@ Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, Cod
     s.second_bytes = static_cast<uint32_t>(instance.second_size());
     s.hash_seed = hash_seed;
     s.model_bytes = model_bytes;
-    const size_t links_end = sizeof(NodeHeader) + 2 * m * sizeof(uint32_t);
-    const size_t inline_size = MAXALIGN(links_end + s.code_bytes);
-    s.apart = s.code_bytes == 0 || inline_size > kPageRoom;
-    s.code_offset = static_cast<uint32_t>(links_end);
-    s.node_size = static_cast<uint32_t>(s.apart ? MAXALIGN(links_end) : inline_size);
+    const size_t links = 2 * m * sizeof(uint32_t);
+    const size_t code_end = (sizeof(NodeHeader) + s.code_bytes + alignof(uint32_t) - 1) / alignof(uint32_t) * alignof(uint32_t);
+    s.apart = s.code_bytes == 0 || MAXALIGN(code_end + links) > kPageRoom;
+    s.links_offset = static_cast<uint32_t>(s.apart ? sizeof(NodeHeader) : code_end);
+    s.node_size = static_cast<uint32_t>(MAXALIGN(s.links_offset + links));
     s.per_page = static_cast<uint32_t>(kPageRoom / s.node_size);
     return s;
 }

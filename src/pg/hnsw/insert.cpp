@@ -159,11 +159,11 @@ private:
             n->payload = payload;
             n->flags = kNodeMark | kNodePending;
             n->level = static_cast<uint8_t>(chosen.size() - 1);
-            n->links = static_cast<uint16_t>(chosen[0].size());
-            for (size_t i = 0; i < chosen[0].size(); ++i) links_of(n)[i] = chosen[0][i].id;
+            n->links = static_cast<uint8_t>(chosen[0].size());
+            for (size_t i = 0; i < chosen[0].size(); ++i) links_of(n, s)[i] = chosen[0][i].id;
             n->tids[0] = tid;
             n->tid_count = 1;
-            if (!s.apart) std::memcpy(code_of(n, s), code_.data(), s.code_bytes);
+            if (!s.apart) std::memcpy(code_of(n), code_.data(), s.code_bytes);
             return true;
         });
         return id;

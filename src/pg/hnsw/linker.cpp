@@ -50,8 +50,8 @@ bool Linker::change_list(uint32_t node, int level, Change &&change)
     if (!node_used(n)) return false;
     if (level == 0) {
         uint32_t count = std::min<uint32_t>(n->links, s.max_links(0));
-        if (!change(links_of(n), &count)) return false;
-        n->links = static_cast<uint16_t>(count);
+        if (!change(links_of(n, s), &count)) return false;
+        n->links = static_cast<uint8_t>(count);
     } else {
         if (!is_item(n->upper)) return false;
         char *page = pages.lock(ItemPointerGetBlockNumber(&n->upper), PageKind::upper);

@@ -7,6 +7,7 @@ namespace vkv::hnsw {
 
 namespace {
 
+constexpr size_t kPrefetchBytes = 512;  // the processor fetches the rest of a longer code by itself
 constexpr float kUnreadable = std::numeric_limits<float>::infinity();
 
 // The item, or null: for items that may have gone since their address was read.
@@ -99,7 +100,7 @@ uint32_t PageView::neighbors(uint32_t id, int level, uint32_t *out)
     peek(id, [&](const NodeHeader *node, const uint8_t *) {
         if (level == 0) {
             n = std::min<uint32_t>(node->links, s.max_links(0));
-            std::memcpy(out, links_of(node), n * sizeof(uint32_t));
+            std::memcpy(out, links_of(node, s), n * sizeof(uint32_t));
         } else if (node->level >= level) {
             upper = node->upper;
         }
@@ -163,16 +164,16 @@ void PageView::score(const uint32_t *ids, size_t n, float *distance, bool *count
             continue;
         }
         const NodeHeader *node = node_in(page, s, ids[i]);
-        const uint8_t *code = code_of(node, s);
-        __builtin_prefetch(node);
-        for (size_t line = 0; line < s.code_bytes && line < 512; line += 64) __builtin_prefetch(code + line);
+        const uint8_t *code = code_of(node);
+        for (size_t at = 0; at < sizeof(NodeHeader) + s.code_bytes && at < kPrefetchBytes; at += 64)
+            __builtin_prefetch(reinterpret_cast<const char *>(node) + at);
         codes_[readable] = code;
         where_[readable++] = static_cast<uint32_t>(i);
     }
     scorer_->score(codes_.data(), readable, found_.data());
     for (size_t k = 0; k < readable; ++k) {
         const uint32_t i = where_[k];
-        const auto *node = reinterpret_cast<const NodeHeader *>(codes_[k] - s.code_offset);
+        const auto *node = reinterpret_cast<const NodeHeader *>(codes_[k]) - 1;
         const bool used = node_used(node);
         counts[i] = node_answers(node);
         distance[i] = used ? found_[k] : kUnreadable;
@@ -185,10 +186,11 @@ void PageView::prefetch_links(uint32_t id)
     const Shape &s = index_.shape();
     const char *page = resident_->peek(index_.rel(), s.block_of(id));
     if (!page) return;
-    const char *node = reinterpret_cast<const char *>(node_in(page, s, id));
+    const NodeHeader *node = node_in(page, s, id);
     __builtin_prefetch(node);
-    __builtin_prefetch(node + 64);
-    __builtin_prefetch(node + 128);
+    const char *links = reinterpret_cast<const char *>(links_of(node, s));
+    __builtin_prefetch(links);
+    __builtin_prefetch(links + 64);
 }
 
 bool PageView::copy_code(uint32_t id, std::vector<uint8_t> *code)

@@ -103,13 +103,13 @@ bool PageView::peek(uint32_t id, Use &&use)
     if (!page) return false;
     const NodeHeader *node = node_in(page, s, id);
     if (!node_used(node)) return false;
-    use(node, s.apart ? nullptr : code_of(node, s));
+    use(node, s.apart ? nullptr : code_of(node));
     if (resident_->still(index_.rel(), block)) return true;
     bool used = false;
     resident_->pinned(index_.rel(), block, [&](const char *again) {
         if (!again || !node_used(node_in(again, s, id))) return;
         used = true;
-        use(node_in(again, s, id), s.apart ? nullptr : code_of(node_in(again, s, id), s));
+        use(node_in(again, s, id), s.apart ? nullptr : code_of(node_in(again, s, id)));
     });
     return used;
 }

@@ -211,7 +211,7 @@ private:
             if (!node_answers(n)) return;
             payload = n->payload;
             if (!s.apart) {
-                const uint8_t *code = code_of(n, s);
+                const uint8_t *code = code_of(n);
                 scorer_->score(&code, 1, &distance);
                 if (distance != p.distance) {  // the slot was taken by another vector since it was scored
                     add_pending({distance - scorer_->error(code, distance, false), distance, p.node});

@@ -49,7 +49,8 @@ void Vacuum::repair_page(BlockNumber block)
             const NodeHeader *n = node_in(page.page(), shape_, id);
             if (!node_answers(n)) continue;
             const uint32_t count = std::min<uint32_t>(n->links, shape_.max_links(0));
-            if (has_dead(links_of(n), count)) changes.push_back({id, {links_of(n), links_of(n) + count}, {}});
+            if (has_dead(links_of(n, shape_), count))
+                changes.push_back({id, {links_of(n, shape_), links_of(n, shape_) + count}, {}});
         }
     }
     if (changes.empty()) return;
@@ -59,14 +60,14 @@ void Vacuum::repair_page(BlockNumber block)
     for (const Change &c : changes) {
         NodeHeader *n = node_in(page, shape_, c.node);
         if (!node_answers(n)) continue;
-        uint32_t *list = links_of(n);
+        uint32_t *list = links_of(n, shape_);
         const uint32_t count = std::min<uint32_t>(n->links, shape_.max_links(0));
         if (count == c.before.size() && std::equal(c.before.begin(), c.before.end(), list)) {
             std::copy(c.after.begin(), c.after.end(), list);
-            n->links = static_cast<uint16_t>(c.after.size());
+            n->links = static_cast<uint8_t>(c.after.size());
         } else {  // an insertion changed it: what it wrote stays, the dead go
             uint32_t *end = std::remove_if(list, list + count, [this](uint32_t id) { return dead(id); });
-            n->links = static_cast<uint16_t>(end - list);
+            n->links = static_cast<uint8_t>(end - list);
         }
     }
     pages.commit();
