@@ -106,7 +106,7 @@ regress() {
     local out=$BUILD/regress
     rm -rf "$out"
     mkdir -p "$out"
-    "$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress" --inputdir="$SOURCE" --outputdir="$out" --bindir="$PGROOT$PG_BINDIR" \
+    "${REGRESS_DRIVER:-$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress}" --inputdir="$SOURCE" --outputdir="$out" --bindir="$PGROOT$PG_BINDIR" \
         --dbname=contrib_regress --load-extension=vector $(cd "$SOURCE/sql" && ls -- *.sql | sed 's/\.sql$//') ||
         { head -n 200 "$out/regression.diffs"; return 1; }
 }
@@ -126,8 +126,11 @@ step_tap() {
         prove -j "$jobs" --timer ${VKV_TAP:-"$SOURCE"/test/t/*.pl}
 }
 
-# Another PostgreSQL: built against its headers and installed into its private folder.
+# Another PostgreSQL: built against its headers and installed into its private folder.  The wheel's pg_regress of 16 drives both; its
+# copy of 18 is a damaged file.
 other_version() {
+    PG_CONFIG=$("$ROOT/test/setup/wheel.sh" 16)
+    REGRESS_DRIVER=$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress
     PG_CONFIG=$("$ROOT/test/setup/wheel.sh" "$1")
     use_postgres
     export VKV_PGROOT=

@@ -31,7 +31,8 @@ prepare() {
 load() {
     local started
     started=$(date +%s.%N)
-    psql -X -q -d postgres -c 'DROP DATABASE IF EXISTS quickstart' -c 'CREATE DATABASE quickstart' 2> /dev/null
+    PGOPTIONS='-c client_min_messages=warning' psql -X -q -v ON_ERROR_STOP=1 -d postgres -c 'DROP DATABASE IF EXISTS quickstart WITH (FORCE)' \
+        -c 'CREATE DATABASE quickstart'
     sql << 'SQL'
 CREATE EXTENSION vector;
 CREATE TABLE sample (id int PRIMARY KEY, body text NOT NULL, embedding vector(384) NOT NULL);

@@ -252,10 +252,14 @@ bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)>
         std::atomic<bool> &stop;
         ~StopOnExit() { stop.store(true, std::memory_order_relaxed); }
     } stop_on_exit{stop};
-    while (!workers.done()) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        if (poll(done.load(std::memory_order_relaxed))) stop.store(true, std::memory_order_relaxed);
-        if (workers.stopping()) stop.store(true, std::memory_order_relaxed);
+    try {
+        while (!workers.done()) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+            if (poll(done.load(std::memory_order_relaxed)) || workers.stopping()) stop.store(true, std::memory_order_relaxed);
+        }
+    } catch (...) {
+        stop.store(true, std::memory_order_relaxed);  // the threads end before the exception goes on
+        throw;
     }
     workers.join();
     poll(done.load());

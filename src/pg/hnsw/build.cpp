@@ -216,11 +216,17 @@ private:
         set_tuples(0, graph_->size());
         const unsigned helpers = workers();
         if (helpers > 0) pg_call([&] { ereport(DEBUG1, (errmsg("using %u parallel workers", helpers))); });
-        graph_->link_all(helpers + 1, [](uint64_t done) {
+        const bool whole = graph_->link_all(helpers + 1, [](uint64_t done) {
             pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, static_cast<int64>(done));
+            // What may end this process or statement waits until the threads have ended.
+            if (ProcDiePending || QueryCancelPending) return true;
             if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
             return false;
         });
+        if (!whole) {
+            pg_call([] { CHECK_FOR_INTERRUPTS(); });
+            throw Error(Errc::internal, "the build of an hnsw index was interrupted");
+        }
         graph_->reach_all();
     }
 

@@ -28,6 +28,20 @@ double scored_by_search(const MetaPage &meta, double n, double ef)
     return std::min(scored, n);
 }
 
+// The planner does not charge a sequential scan for what lies out of line, and so takes a table of long vectors for a small one. An
+// index that is larger than its table tells that they are stored so. Then as little is charged here: no more pages than the table
+// has, at the price of reading in sequence.
+double out_of_line_discount(const IndexPath *path, const GenericCosts &costs, double share)
+{
+    const double table_pages = path->indexinfo->rel->pages;
+    if (costs.numIndexPages <= table_pages) return 0;
+    double random_page_cost, seq_page_cost;
+    get_tablespace_page_costs(path->indexinfo->reltablespace, &random_page_cost, &seq_page_cost);
+    const double pages = share * costs.numIndexPages;
+    const double charged = std::min(share * costs.indexTotalCost, pages * random_page_cost);
+    return std::max(charged - std::min(pages, table_pages) * seq_page_cost, 0.0);
+}
+
 }  // namespace
 
 void cost_estimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startup, Cost *total, Selectivity *selectivity,
@@ -43,13 +57,17 @@ void cost_estimate(PlannerInfo *root, IndexPath *path, double loop_count, Cost *
     }
     GenericCosts costs{};
     genericcostestimate(root, path, loop_count, &costs);
-    Relation index = index_open(path->indexinfo->indexoid, NoLock);
-    const MetaPage meta = read_meta(index);
-    index_close(index, NoLock);
+    MetaPage meta{};
+    meta.m = kDefaultM;
+    if (!path->indexinfo->hypothetical) {
+        Relation index = index_open(path->indexinfo->indexoid, NoLock);
+        meta = read_meta(index);
+        index_close(index, NoLock);
+    }
     const double n = std::max(path->indexinfo->tuples, 1.0);
     const double scored = scored_by_search(meta, n, settings.ef_search);
     // genericcostestimate charges for reading all of the index, which is what a scan to the end does.
-    *startup = costs.indexTotalCost * std::min(scored / n, 1.0);
+    *startup = costs.indexTotalCost * std::min(scored / n, 1.0) - out_of_line_discount(path, costs, std::min(scored / n, 1.0));
     *total = std::max(costs.indexTotalCost, *startup);
     *selectivity = costs.indexSelectivity;
     *correlation = costs.indexCorrelation;

@@ -42,7 +42,6 @@ inline constexpr uint16_t kPageId = 0xFFB1;
 inline constexpr BlockNumber kMetaBlock = 0;
 inline constexpr BlockNumber kUpdateLock = 0;  // heavyweight page locks
 inline constexpr BlockNumber kHashLock = 1;
-inline constexpr BlockNumber kVacuumLock = 2;
 inline constexpr uint32_t kNoNode = UINT32_MAX;
 
 enum class PageKind : uint8_t {  // never reuse a number
@@ -148,9 +147,10 @@ struct MetaPage {
     float scored_base;  // distances evaluated by a search, measured when the index was built: base + slope * ef
     float scored_slope;
     uint64_t built_nodes;
+    uint64_t free_epoch;  // how often vacuum has freed nodes: a search during which it changes is repeated
     BlockNumber directory[kMaxDirectoryPages];
 };
-static_assert(sizeof(MetaPage) == 4200 && sizeof(MetaPage) <= kPageRoom);
+static_assert(sizeof(MetaPage) == 4208 && sizeof(MetaPage) <= kPageRoom);
 
 inline Opaque *opaque_of(char *page) { return reinterpret_cast<Opaque *>(page + kPageEnd); }
 inline const Opaque *opaque_of(const char *page) { return reinterpret_cast<const Opaque *>(page + kPageEnd); }

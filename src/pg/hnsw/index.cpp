@@ -84,6 +84,9 @@ Column column_of(Relation index)
                     "Use one of the operator classes of extension \"vector\".");
     Column c{row->scalar, row->metric, 0};
     if (c.metric == Metric::ip && OidIsValid(index_getprocid(index, 1, 2))) c.metric = Metric::cosine;
+    if (TupleDescAttr(RelationGetDescr(index), 0)->atttypid == VARBITOID)
+        throw Error(Errc::not_supported, "type not supported for hnsw index",
+                    "The length of bit varying is not fixed: index a cast to bit(n).");
     const int32 dim = TupleDescAttr(RelationGetDescr(index), 0)->atttypmod;
     if (dim < 0) throw Error(Errc::invalid_parameter, "column does not have dimensions");
     const uint32_t max = c.scalar == Scalar::bit ? kMaxBitDim : c.scalar == Scalar::sparse ? kMaxSparseDim : kMaxDim;
@@ -181,7 +184,8 @@ Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))
 Entry Index::entry() const
 {
     ReadPage page(rel_, kMetaBlock, PageKind::meta);
-    return {meta_of(page.page())->entry, meta_of(page.page())->entry_level};
+    const MetaPage *meta = meta_of(page.page());
+    return {meta->entry, meta->entry_level, meta->free_epoch};
 }
 
 VectorView view_datum(Scalar scalar, Datum value)

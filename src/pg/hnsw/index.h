@@ -12,6 +12,7 @@ namespace vkv::hnsw {
 struct Entry {
     uint32_t node;
     int level;
+    uint64_t free_epoch;
 };
 
 class Index {

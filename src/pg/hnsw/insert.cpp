@@ -94,9 +94,13 @@ private:
                 graph::search_layer(view, search_, l, poll_interrupts);
                 std::vector<graph::Candidate> found;
                 entries.clear();
+                tombstones_.clear();
                 for (const auto &e : search_.pool.entries()) {
                     entries.push_back(e.id);
-                    if (e.counts) found.push_back({e.distance, e.id});
+                    if (e.counts)
+                        found.push_back({e.distance, e.id});
+                    else
+                        tombstones_.push_back(e.id);
                 }
                 if (entries.empty()) entries.push_back(at);
                 chosen[static_cast<size_t>(l)] = linker.choose(found, s.max_links(l));
@@ -114,6 +118,9 @@ private:
                 linked |= added && l == 0;
             }
         for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node);
+        // Among nothing but tombstones: they lead to the new node until vacuum, which frees them, makes it the entry or attaches
+        // it.
+        for (size_t i = 0; !linked && i < tombstones_.size(); ++i) linked = linker.force(tombstones_[i], node);
         finish_node(node, upper, false);
         return node;
     }
@@ -207,6 +214,7 @@ private:
     Index index_;
     MemoryContext row_context_;
     graph::SearchState search_;
+    std::vector<uint32_t> tombstones_;  // met on level 0
     std::vector<uint8_t> code_, second_;
     uint64_t hash_ = 0;
 };

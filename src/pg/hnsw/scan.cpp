@@ -45,6 +45,7 @@ public:
         search_.dropped.clear();
         search_.stats = {};
         last_ = -std::numeric_limits<double>::infinity();
+        batches_ = 0;
         if (heap_) heap_->reset();
         MemoryContextReset(context_);
         indifferent_ = isnull;
@@ -67,18 +68,19 @@ public:
         if (state_ == State::fresh) first_batch(scan);
         for (;;) {
             while (!pending_.empty() && (settled_.empty() || pending_.front().lower <= settled_.front().distance)) settle(scan);
-            if (!settled_.empty()) {
-                std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
-                const Settled s = settled_.back();
-                settled_.pop_back();
-                if (strict() && s.distance < last_) continue;
-                last_ = s.distance;
-                scan->xs_heaptid = s.tid;
-                scan->xs_recheck = false;
-                scan->xs_recheckorderby = false;
-                return true;
+            if (settled_.empty() || (waits() && settled_.front().distance > ahead_)) {
+                if (next_batch()) continue;
+                if (settled_.empty()) return false;
             }
-            if (!next_batch()) return false;
+            std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
+            const Settled s = settled_.back();
+            settled_.pop_back();
+            if (strict() && s.distance < last_) continue;
+            last_ = s.distance;
+            scan->xs_heaptid = s.tid;
+            scan->xs_recheck = false;
+            scan->xs_recheckorderby = false;
+            return true;
         }
     }
 
@@ -111,24 +113,32 @@ private:
 
     bool goes_on() const { return settings.iterative_scan != static_cast<int>(IterativeScan::off) || settings.scan_past_ef; }
     bool strict() const { return settings.iterative_scan != static_cast<int>(IterativeScan::relaxed); }
+    // Whether a settled tuple is kept back until no later batch can hold a nearer one, which strict order would have to leave out.
+    // The first ef_search rows of a scan that is not iterative come without: they are what ef_search says.
+    bool waits() const { return strict() && (settings.iterative_scan == static_cast<int>(IterativeScan::strict) || batches_ > 1); }
     bool uses_heap() const { return !index_.codec().exact() && index_.shape().second_bytes == 0 && !indifferent_; }
 
     void first_batch(IndexScanDesc scan)
     {
         state_ = State::searching;
         pg_call([&] { pgstat_count_index_scan(scan->indexRelation); });
-        const Entry entry = index_.entry();
-        if (entry.node == kNoNode) {
-            state_ = State::done;
-            return;
-        }
         if (uses_heap() && !heap_ && scan->heapRelation)
             heap_.emplace(scan->heapRelation, scan->indexRelation, MemoryContextGetParent(context_));
         PageView view(index_, scorer_.get());
         search_.keep_dropped = goes_on();
-        uint32_t at = graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts);
-        graph::enter(view, search_, &at, 1, static_cast<size_t>(settings.ef_search));
-        graph::search_layer(view, search_, 0, poll_interrupts);
+        for (Entry entry = index_.entry();;) {
+            if (entry.node == kNoNode) {
+                state_ = State::done;
+                return;
+            }
+            const uint32_t at = graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts);
+            graph::enter(view, search_, &at, 1, static_cast<size_t>(settings.ef_search));
+            graph::search_layer(view, search_, 0, poll_interrupts);
+            // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
+            const Entry after = index_.entry();
+            if (after.free_epoch == entry.free_epoch) break;
+            entry = after;
+        }
         take_batch(view);
     }
 
@@ -146,12 +156,12 @@ private:
         }
         PageView view(index_, scorer_.get());
         if (state_ == State::draining) {
-            pending_.clear();
             for (int i = 0; i < settings.ef_search && !dropped.empty(); ++i) {
                 std::pop_heap(dropped.begin(), dropped.end(), std::greater<>{});
                 push_pending(view, dropped.back());
                 dropped.pop_back();
             }
+            look_ahead(view);
             return true;
         }
         resume(view);
@@ -174,19 +184,35 @@ private:
 
     void take_batch(PageView &view)
     {
-        pending_.clear();
         for (const auto &e : search_.pool.entries())
             if (e.counts) push_pending(view, {e.distance, e.id});
+        look_ahead(view);
+    }
+
+    // Where the next batch begins: the nearest candidate left, less the error of its code.
+    void look_ahead(PageView &view)
+    {
+        ++batches_;
+        ahead_ = std::numeric_limits<float>::infinity();
+        const auto &dropped = search_.dropped;
+        if (dropped.empty() || !waits()) return;
+        const auto nearest = state_ == State::draining ? dropped.begin() : std::min_element(dropped.begin(), dropped.end());
+        ahead_ = nearest->distance - error_of(view, *nearest);
     }
 
     void push_pending(PageView &view, const graph::Candidate &c)
+    {
+        add_pending({c.distance - error_of(view, c), c.distance, c.id});
+    }
+
+    float error_of(PageView &view, const graph::Candidate &c)
     {
         float error = 0;
         if (!index_.codec().exact() && !index_.shape().apart)
             view.peek(c.id, [&](const NodeHeader *, const uint8_t *code) { error = scorer_->error(code, c.distance, false); });
         else if (!index_.codec().exact() && view.copy_code(c.id, &code_))
             error = scorer_->error(code_.data(), c.distance, false);
-        add_pending({c.distance - error, c.distance, c.id});
+        return error;
     }
 
     void add_pending(const Pending &p)
@@ -267,6 +293,8 @@ private:
     std::vector<uint8_t> code_, payload_;
     std::optional<HeapReader> heap_;
     double last_ = 0;
+    float ahead_ = 0;  // later batches begin at this distance
+    int batches_ = 0;
     uint64_t arrivals_ = 0;
 };
 

@@ -37,6 +37,8 @@ void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
     repair_nodes();
     choose_entry();
     reach_all();
+    announce_free();
+    barrier();
     free_nodes();
 }
 
@@ -97,15 +99,6 @@ void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, voi
     if (!gone.empty()) {
         std::sort(gone.begin(), gone.end());
         remove_tids(block, gone);
-    }
-    ReadPage page(index_.rel(), block, PageKind::nodes);
-    for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
-        const uint32_t id = shape_.node_at(block, slot);
-        const NodeHeader *n = node_in(page.page(), shape_, id);
-        if (node_answers(n) && !(n->flags & kNodePending) && n->level > best_level_) {
-            best_level_ = n->level;
-            best_node_ = id;
-        }
     }
 }
 
@@ -183,14 +176,40 @@ bool Vacuum::remove_from_chain(uint32_t node, const std::vector<uint64_t> &gone)
 
 void Vacuum::barrier() { PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock); }
 
+void Vacuum::find_highest()
+{
+    for (BlockNumber block = 1; block < blocks_; ++block) {
+        ReadPage page(index_.rel(), block);
+        if (page.blank() || page.opaque()->kind != static_cast<uint8_t>(PageKind::nodes)) continue;
+        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
+            const uint32_t id = shape_.node_at(block, slot);
+            const NodeHeader *n = node_in(page.page(), shape_, id);
+            if (node_answers(n) && n->level > best_level_) {
+                best_level_ = n->level;
+                best_node_ = id;
+            }
+        }
+    }
+}
+
 void Vacuum::choose_entry()
 {
-    PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);  // the entry is changed by one at a time
+    if (!dead(index_.entry().node)) return;
+    PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);  // no insertion runs: every live node is whole, and none is added
+    blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
+    find_highest();
     WritePages pages(index_.rel());
     MetaPage *meta = meta_of(pages.lock(kMetaBlock, PageKind::meta));
     if (!dead(meta->entry)) return;
     meta->entry = best_node_;
     meta->entry_level = best_level_;
+    pages.commit();
+}
+
+void Vacuum::announce_free()
+{
+    WritePages pages(index_.rel());
+    meta_of(pages.lock(kMetaBlock, PageKind::meta))->free_epoch++;
     pages.commit();
 }
 

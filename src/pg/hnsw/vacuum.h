@@ -4,6 +4,7 @@
 //   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp)
 //   entry      a dead entry point gives way to the highest live node
 //   reach      live nodes that no path leads to any more are attached again
+//   barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page
 //   free       dead nodes become free slots; nothing leads to them any more
 // A vacuum that is cancelled or killed in between leaves an index that answers as before; the next one goes on with what it finds
 // marked.
@@ -29,6 +30,8 @@ private:
     bool remove_from_chain(uint32_t node, const std::vector<uint64_t> &gone);
     void barrier();
     void choose_entry();
+    void find_highest();
+    void announce_free();
     void free_nodes();
     void free_page(BlockNumber block);
     void free_parts(uint64_t hash, uint32_t node, const ItemPointerData &upper, const ItemPointerData &payload);
