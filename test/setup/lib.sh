@@ -36,6 +36,7 @@ find_pg_config() {
         return
     fi
     for config in pg_config $(ls -d /usr/lib/postgresql/*/bin/pg_config 2> /dev/null | sort -rV); do
+        case $(command -v "$config") in */pgroot/*) continue ;; esac # a private installation is made from another one
         if usable_pg_config "$config"; then command -v "$config"; return; fi
     done
     return 1

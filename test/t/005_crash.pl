@@ -73,7 +73,7 @@ foreach my $round (1 .. 3)
 {
 	my $build = start_pgbench($node, 1, 60, [1, "CREATE INDEX big_idx ON big USING hnsw (embedding vector_cosine_ops);\n\\sleep 60 s\n"]);
 	wait_for_backends($node, 'CREATE INDEX', 1);
-	usleep(int(rand(1_000_000)));
+	usleep(int(rand(700_000)));
 	$node->stop('immediate');
 	finish_pgbench($build);
 	$node->start;

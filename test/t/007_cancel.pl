@@ -34,7 +34,7 @@ cmp_ok($cancelled, '>=', 2, 'builds were cancelled');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ 'parallel'"), '0', 'no worker is left');
 
 # A build without memory to hold it all spends its time elsewhere.
-like(sqlstate_of($node, "SET maintenance_work_mem = '4MB'; SET statement_timeout = 700; $build"), qr/^57014/, 'cancelled beyond the memory budget');
+like(sqlstate_of($node, "SET maintenance_work_mem = '4MB'; SET statement_timeout = 200; $build"), qr/^57014/, 'cancelled beyond the memory budget');
 is_deeply([index_files($node)], \@files, 'no file after it');
 
 # The cancel of one build does not spoil the next in the same connection.

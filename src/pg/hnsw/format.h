@@ -69,7 +69,7 @@ static_assert(sizeof(Opaque) == 8);
 inline constexpr size_t kPageBegin = MAXALIGN(SizeOfPageHeaderData);
 inline constexpr size_t kPageEnd = BLCKSZ - sizeof(Opaque);
 inline constexpr size_t kPageRoom = kPageEnd - kPageBegin;
-inline constexpr size_t kItemRoom = kPageRoom - sizeof(ItemIdData);  // the largest item
+inline constexpr size_t kItemRoom = (kPageRoom - sizeof(ItemIdData)) / MAXIMUM_ALIGNOF * MAXIMUM_ALIGNOF;  // the largest item
 
 // Node flags. The high half is a mark: a slot that was never used has none.
 inline constexpr uint8_t kNodeMark = 0xA0;

@@ -193,12 +193,24 @@ VectorView view_datum(Scalar scalar, Datum value)
     return pg_call([&] { return view_of(scalar, value); });
 }
 
+namespace {
+
+// The words of the distance functions.
+std::string different_dimensions(const Shape &shape, uint32_t other)
+{
+    const char *what = "different vector dimensions ";
+    if (shape.scalar == Scalar::f16) what = "different halfvec dimensions ";
+    if (shape.scalar == Scalar::sparse) what = "different sparsevec dimensions ";
+    if (shape.scalar == Scalar::bit) what = "different bit lengths ";
+    return what + std::to_string(shape.dim) + " and " + std::to_string(other);
+}
+
+}  // namespace
+
 bool view_value(const Shape &shape, Datum value, VectorView *view)
 {
     *view = view_datum(shape.scalar, value);
-    if (view->dim != shape.dim)
-        throw Error(Errc::data_exception,
-                    "expected " + std::to_string(shape.dim) + " dimensions, not " + std::to_string(view->dim));
+    if (view->dim != shape.dim) throw Error(Errc::data_exception, different_dimensions(shape, view->dim));
     if (shape.metric != Metric::cosine) return true;
     // A zero vector has no direction.
     if (shape.scalar == Scalar::sparse) return view->nnz > 0;

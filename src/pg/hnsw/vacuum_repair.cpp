@@ -12,6 +12,7 @@ namespace vkv::hnsw {
 
 namespace {
 
+constexpr uint32_t kFewLinks = 8;
 constexpr auto kNever = [] { return false; };
 
 }  // namespace
@@ -116,7 +117,8 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
     for (uint32_t id : live) search_.visited.insert(id);
     for (uint32_t id : list) {
         if (!dead(id)) continue;
-        const uint32_t n = view_.neighbors(id, level, links.data());
+        // The first half of a list: the heuristic's choice comes first.
+        const uint32_t n = std::min(view_.neighbors(id, level, links.data()), std::max(shape_.max_links(level) / 2, kFewLinks));
         for (uint32_t i = 0; i < n; ++i)
             if (!dead(links[i]) && search_.visited.insert(links[i])) fresh.push_back(links[i]);
     }

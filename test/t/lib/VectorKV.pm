@@ -199,12 +199,12 @@ sub finish_pgbench
 	return ($run->{handle}->result(0) // -1, $run->{output});
 }
 
-# Waits until the number of backends whose query matches is as wanted.
+# Waits until so many backends run, or have just run, a query that matches.
 sub wait_for_backends
 {
 	my ($node, $pattern, $wanted) = @_;
 	return $node->poll_query_until('postgres',
-		"SELECT count(*) = $wanted FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active' AND query ~ '$pattern'");
+		"SELECT count(*) = $wanted FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND query ~ '$pattern'");
 }
 
 1;
