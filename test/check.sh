@@ -4,7 +4,7 @@
 #   VKV_STRESS_SECONDS (60)   how long the concurrency test runs      VKV_FUZZ_SECONDS (60)   how long fuzzing runs, all targets
 . "$(dirname "$0")/setup/lib.sh"
 
-STEPS=(format house build install unit asan tsan fuzz sql tap)
+STEPS=(format house build install unit asan tsan fuzz sql quickstart tap)
 steps=("$@")
 [ "${steps[*]:-all}" != all ] || steps=("${STEPS[@]}")
 jobs=$(nproc)
@@ -113,17 +113,30 @@ regress() {
 
 step_sql() { "$ROOT/test/setup/pgroot.sh" && test_source && with_server regress; }
 
+# The quickstart ends with a report whose figures make sense.
+step_quickstart() {
+    local report=$BUILD/check/quickstart.txt
+    CLUSTER=check-quickstart "$ROOT/test/setup/quickstart.sh" > "$report" || { cat "$report"; return 1; }
+    "$ROOT/test/setup/cluster.sh" remove check-quickstart
+    awk '/^  recall@10/ { recall = $2 } /^  index .*bytes a vector/ { bytes = $4 } /^  query, server/ { time = $4 }
+        END { printf "recall %s, %s bytes a vector, %s ms\n", recall, bytes, time; exit !(recall >= 0.95 && bytes > 0 && bytes < 1025 && time > 0) }' "$report"
+    echo 'quickstart: 1 passed, 0 failed'
+}
+
 step_tap() {
-    local pgxs
+    local pgxs temporary status=0
     pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/..
     "$ROOT/test/setup/pgroot.sh"
     test_source
     as_server_user rm -rf "$RUN/tap"
     as_server_user mkdir -p "$RUN/tap/data" "$RUN/tap/log"
-    as_server_user env PATH="$PGROOT$PG_BINDIR:$PATH" PERL5LIB="$pgxs/test/perl" PG_REGRESS="$pgxs/test/regress/pg_regress" \
+    temporary=$(as_server_user mktemp -d /tmp/vectorkv.XXXXXX) # short: sockets go there
+    as_server_user env TMPDIR="$temporary" PATH="$PGROOT$PG_BINDIR:$PATH" PERL5LIB="$pgxs/test/perl" PG_REGRESS="$pgxs/test/regress/pg_regress" \
         TESTDIR="$RUN/tap" TESTDATADIR="$RUN/tap/data" TESTLOGDIR="$RUN/tap/log" LC_ALL=C.UTF-8 \
         VKV_STRESS_SECONDS="${VKV_STRESS_SECONDS:-60}" VKV_CRASH_ROUNDS="${VKV_CRASH_ROUNDS:-5}" \
-        prove -j "$jobs" --timer ${VKV_TAP:-"$SOURCE"/test/t/*.pl}
+        prove -j "$jobs" --timer ${VKV_TAP:-"$SOURCE"/test/t/*.pl} || status=$?
+    rm -rf "$temporary"
+    return $status
 }
 
 # Another PostgreSQL: built against its headers and installed into its private folder.  The wheel's pg_regress of 16 drives both; its
@@ -135,7 +148,7 @@ other_version() {
     use_postgres
     export VKV_PGROOT=
     PGROOT=
-    make -j "$jobs" --no-print-directory -C "$ROOT" install FORCE=1
+    make -j "$jobs" --no-print-directory -C "$ROOT" install FORCE=1 PG_CONFIG="$PG_CONFIG"
     test_source
     with_server regress
 }

@@ -8,18 +8,18 @@
 namespace vkv {
 
 enum class Errc {
-    invalid_parameter,   // 22023
-    invalid_text,        // 22P02
-    invalid_binary,      // 22P03
-    data_exception,      // 22000: values that do not fit together, e.g. different dimensions
-    numeric_overflow,    // 22003
-    array_subscript,     // 2202E
-    null_not_allowed,    // 22004
-    limit_exceeded,      // 54000
-    not_supported,       // 0A000
-    index_corrupted,     // XX002
-    out_of_memory,       // 53200
-    internal,            // XX000
+    invalid_parameter,  // 22023
+    invalid_text,       // 22P02
+    invalid_binary,     // 22P03
+    data_exception,     // 22000: values that do not fit together, e.g. different dimensions
+    numeric_overflow,   // 22003
+    array_subscript,    // 2202E
+    null_not_allowed,   // 22004
+    limit_exceeded,     // 54000
+    not_supported,      // 0A000
+    index_corrupted,    // XX002
+    out_of_memory,      // 53200
+    internal,           // XX000
 };
 
 class Error : public std::exception {

@@ -6,6 +6,7 @@
 
 SETUP=$ROOT/test/setup
 CODEC=${CODEC:-}
+CLUSTER=${CLUSTER:-quickstart}
 EF_SEARCH=${EF_SEARCH:-40}
 K=10
 SHOWN_QUERY=${SHOWN_QUERY:-130}
@@ -23,9 +24,9 @@ prepare() {
     "$SETUP/pgroot.sh"
     choose_run_folder
     step build "vector.so, installed into ${PGROOT#"$ROOT"/} ($(since "$started"))"
-    "$SETUP/cluster.sh" start quickstart
-    eval "$("$SETUP/cluster.sh" env quickstart)"
-    step cluster "private, in ${RUN#"$ROOT"/}/quickstart; unix socket only"
+    "$SETUP/cluster.sh" start "$CLUSTER"
+    eval "$("$SETUP/cluster.sh" env "$CLUSTER")"
+    step cluster "private, in ${RUN#"$ROOT"/}/$CLUSTER; unix socket only"
 }
 
 load() {

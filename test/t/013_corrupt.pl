@@ -87,7 +87,7 @@ foreach my $round (1 .. 12)
 	my ($offset, $bytes) = @{ ([24, $noise->(400)], [600, $noise->(4000)], [$page - 16, $noise->(16)], [24, "\0" x 8000], [24 + int(rand(8000)), $noise->(8)], [24, "\xff" x 8100])[$round % 6] };
 	@states = states_with(overwrite($block, $offset, $bytes), "block $block of $blocks, " . length($bytes) . " bytes at $offset");
 	$found++ if grep { $_ eq 'XX002' || $_ eq '22012' } @states;
-	diag("round $round, block $block: @states");
+	note("round $round, block $block: @states");
 }
 cmp_ok($found, '>=', 8, "damage was found in $found of 12 pages");
 states_with(substr($sound, 0, int($blocks / 2) * $page), 'a file cut in half');

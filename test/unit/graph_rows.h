@@ -107,17 +107,16 @@ inline double recall(const Built &b, const Rows &rows, const Rows &queries, Metr
     return static_cast<double>(hits) / static_cast<double>(queries.size() * kK);
 }
 
-// Nodes that links of any level lead to from the entry.
+// Nodes that links of level 0 lead to from the entry.
 inline std::set<uint32_t> reachable(const MemoryGraph &graph)
 {
     std::set<uint32_t> reached{graph.entry()};
     std::vector<uint32_t> queue{graph.entry()}, links(graph.max_links(0));
-    for (size_t head = 0; head < queue.size(); ++head)
-        for (int level = 0; level <= graph.level(queue[head]); ++level) {
-            const uint32_t n = graph.links(queue[head], level, links.data());
-            for (uint32_t i = 0; i < n; ++i)
-                if (reached.insert(links[i]).second) queue.push_back(links[i]);
-        }
+    for (size_t head = 0; head < queue.size(); ++head) {
+        const uint32_t n = graph.links(queue[head], 0, links.data());
+        for (uint32_t i = 0; i < n; ++i)
+            if (reached.insert(links[i]).second) queue.push_back(links[i]);
+    }
     return reached;
 }
 

@@ -34,16 +34,17 @@ class Codec {
 public:
     virtual ~Codec() = default;
     virtual CodecId id() const = 0;
-    virtual bool exact() const = 0;             // decoded values are the input (after normalising under cosine)
-    virtual size_t code_size() const = 0;       // bytes of the first level; 0 if it varies (sparse)
-    virtual size_t second_size() const = 0;     // bytes of the second level, 0 if there is none
+    virtual bool exact() const = 0;          // decoded values are the input (after normalising under cosine)
+    virtual size_t code_size() const = 0;    // bytes of the first level; 0 if it varies (sparse)
+    virtual size_t second_size() const = 0;  // bytes of the second level, 0 if there is none
     virtual size_t code_size(const VectorView &x) const = 0;
     // second may be null if second_size() == 0
     virtual void encode(const VectorView &x, uint8_t *code, uint8_t *second) const = 0;
     // distances between codes (first level): distance[i] = d(a, codes[i])
     virtual void distances(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance) const = 0;
     virtual std::unique_ptr<Scorer> query(const VectorView &q) const = 0;
-    // as a query, the decoded first level of a stored code: what an insertion or a repair searches with when only the code is at hand
+    // as a query, the decoded first level of a stored code: what an insertion or a repair searches with when only the code is at
+    // hand
     virtual std::unique_ptr<Scorer> query_code(const uint8_t *code) const = 0;
     // decoded values, dense codecs only (throws Error(not_supported) otherwise); second may be null
     virtual void decode(const uint8_t *code, const uint8_t *second, float *out) const = 0;

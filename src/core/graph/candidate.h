@@ -11,6 +11,13 @@ namespace vkv::graph {
 inline constexpr uint32_t kNoNode = std::numeric_limits<uint32_t>::max();
 inline constexpr int kMaxLevel = 31;
 
+// Of values so large that single precision overflows: far away, but comparable. (Infinity means a node that cannot be read.)
+inline float finite(float distance)
+{
+    constexpr float kFarthest = std::numeric_limits<float>::max();
+    return distance < kFarthest ? distance : kFarthest;  // NaN too
+}
+
 struct Candidate {
     float distance;
     uint32_t id;

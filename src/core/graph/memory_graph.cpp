@@ -1,3 +1,6 @@
+// Nodes in fixed-size records of large chunks, and linking them: search, choose, link back. Several threads link at once; each list
+// is guarded by the spin lock of its node, the entry point by a mutex.
+
 #include "core/graph/memory_graph.h"
 
 #include <chrono>

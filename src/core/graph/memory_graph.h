@@ -102,7 +102,7 @@ private:
     void link(uint32_t id, Scratch &s);
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);
     void set_links(uint32_t id, int level, const Selected &to, Scratch &s);
-    void attach(uint32_t id, Scratch &s);
+    void attach(uint32_t id, const std::vector<bool> &reached, Scratch &s);
     void flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue) const;
 
     const Codec &codec_;

@@ -32,6 +32,7 @@ struct MemoryView {
     {
         gather(ids, n);
         graph.codec().distances(query, codes.data(), n, distance);
+        std::transform(distance, distance + n, distance, finite);
         std::fill(counts, counts + n, true);
     }
     // select_neighbors' metric
@@ -39,6 +40,7 @@ struct MemoryView {
     {
         gather(ids, n);
         graph.codec().distances(graph.code(a), codes.data(), n, out);
+        std::transform(out, out + n, out, finite);
     }
 };
 

@@ -1,5 +1,7 @@
 // After a build: no node may be left that no path leads to, and neighbours should lie near each other on disk.
 //
+// What counts are the paths on level 0 from the entry, where every search begins besides the node that its descent leads to: links
+// above are no way to what only they lead to.
 // Pruning a full list can take away the last link to a node; a few in ten thousand end so. Each is attached to the nearest
 // reachable node: where that one's list is full, the new link takes the place of another, and the node that lost its link is linked
 // from the attached node in turn, so that every path that was there still is.
@@ -15,23 +17,22 @@ void MemoryGraph::flood(uint32_t from, std::vector<bool> &reached, std::vector<u
     std::vector<uint32_t> ids(max_links(0));
     queue.assign(1, from);
     reached[from] = true;
-    for (size_t head = 0; head < queue.size(); ++head)
-        for (int level = this->level(queue[head]); level >= 0; --level) {
-            const uint32_t n = links(queue[head], level, ids.data());
-            for (uint32_t i = 0; i < n; ++i)
-                if (!reached[ids[i]]) {
-                    reached[ids[i]] = true;
-                    queue.push_back(ids[i]);
-                }
-        }
+    for (size_t head = 0; head < queue.size(); ++head) {
+        const uint32_t n = links(queue[head], 0, ids.data());
+        for (uint32_t i = 0; i < n; ++i)
+            if (!reached[ids[i]]) {
+                reached[ids[i]] = true;
+                queue.push_back(ids[i]);
+            }
+    }
 }
 
-void MemoryGraph::attach(uint32_t id, Scratch &s)
+void MemoryGraph::attach(uint32_t id, const std::vector<bool> &reached, Scratch &s)
 {
     MemoryView view(*this, code(id));
     auto never = [] { return false; };
-    uint32_t at = descend(view, s.search, entry(), top_level_.load(), 0, never);
-    enter(view, s.search, &at, 1, params_.ef_construction);
+    const uint32_t from[] = {entry(), descend(view, s.search, entry(), top_level_.load(), 0, never)};
+    enter(view, s.search, from, reached[from[1]] ? 2 : 1, params_.ef_construction);  // what is found then is reached too
     search_layer(view, s.search, 0, never);
     const uint32_t max = max_links(0);
     const auto &found = s.search.pool.entries();
@@ -66,7 +67,7 @@ uint32_t MemoryGraph::reach_all()
     for (uint32_t id = 0; id < size_; ++id)
         if (!reached[id]) {
             ++lost;
-            attach(id, s);
+            attach(id, reached, s);
             flood(id, reached, queue);
         }
     return lost;

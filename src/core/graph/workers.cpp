@@ -1,3 +1,5 @@
+// Threads with all signals blocked: PostgreSQL's handlers must only run on the thread that it knows.
+
 #include "core/graph/workers.h"
 
 #include <csignal>

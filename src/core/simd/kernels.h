@@ -45,11 +45,11 @@ struct Kernels {
 };
 
 const char *level_name(Level level);
-bool supported(Level level);           // by this processor and this build
-Level best_level();                    // the highest that is supported
+bool supported(Level level);  // by this processor and this build
+Level best_level();           // the highest that is supported
 Level active_level();
-void set_level(Level level);           // throws Error(not_supported) if it is not; not thread-safe
-const Kernels &kernels(Level level);   // of one level, for tests
-const Kernels &kernels();              // the active table
+void set_level(Level level);          // throws Error(not_supported) if it is not; not thread-safe
+const Kernels &kernels(Level level);  // of one level, for tests
+const Kernels &kernels();             // the active table
 
 }  // namespace vkv::simd

@@ -19,8 +19,8 @@ extern "C" {
 #define VKV_MODULE_MAGIC(module_name, module_version) PG_MODULE_MAGIC
 #endif
 
-// Shared buffers looked at without a pin (hnsw/resident.h says why that is sound). The header is an internal one of the server; what is used of it is
-// here.
+// Shared buffers looked at without a pin (hnsw/resident.h says why that is sound). The header is an internal one of the server;
+// what is used of it is here.
 extern "C" {
 #include "storage/buf_internals.h"
 }

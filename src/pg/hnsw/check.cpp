@@ -1,3 +1,6 @@
+// hnsw_check, one walk over all pages and then over what they say about each other. It reads under share locks and the table's
+// lock, reports whatever it finds instead of stopping at the first fault, and changes nothing.
+
 #include "pg/hnsw/check.h"
 
 #include <algorithm>
@@ -189,15 +192,14 @@ void Checker::check_reach()
         queue.push_back(meta_.entry);
         reached[meta_.entry] = true;
     }
-    for (size_t head = 0; head < queue.size(); ++head)
-        for (int level = level_[queue[head]]; level >= 0; --level) {
-            const uint32_t n = view.neighbors(queue[head], level, links.data());
-            for (uint32_t i = 0; i < n; ++i)
-                if (is_node(links[i]) && !reached[links[i]]) {
-                    reached[links[i]] = true;
-                    queue.push_back(links[i]);
-                }
-        }
+    for (size_t head = 0; head < queue.size(); ++head) {
+        const uint32_t n = view.neighbors(queue[head], 0, links.data());
+        for (uint32_t i = 0; i < n; ++i)
+            if (is_node(links[i]) && !reached[links[i]]) {
+                reached[links[i]] = true;
+                queue.push_back(links[i]);
+            }
+    }
     for (uint32_t id = 0; id < level_.size(); ++id)
         if (is_node(id) && !dead_[id] && !pending_[id] && !reached[id]) report_node(id, "no path leads to it");
 }

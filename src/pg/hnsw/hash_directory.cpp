@@ -1,3 +1,6 @@
+// Extendible hashing: a directory of 2^depth block numbers, indexed by the low bits of the hash; a bucket knows how many bits its
+// entries share. Changes of several pages are ordered so that a crash in between loses entries or leaks pages, and nothing else.
+
 #include "pg/hnsw/hash_directory.h"
 
 #include <algorithm>

@@ -1,3 +1,6 @@
+// Reading an index's meta page and model, keeping them in the relation cache, and what operator classes and columns say about an
+// index that is about to be made. Also the values of the indexed column: as views, and hashed.
+
 #include "pg/hnsw/index.h"
 
 #include <cstring>

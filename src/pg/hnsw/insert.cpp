@@ -106,6 +106,7 @@ private:
                 chosen[static_cast<size_t>(l)] = linker.choose(found, s.max_links(l));
             }
         }
+        if (level > entry.level && entry.node != kNoNode) keep_way_to(entry.node, &chosen[0]);
         const uint32_t node = write_node(chosen, tid);
         const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
         hash_insert(index_.rel(), hash_, node);
@@ -123,6 +124,15 @@ private:
         for (size_t i = 0; !linked && i < tombstones_.size(); ++i) linked = linker.force(tombstones_[i], node);
         finish_node(node, upper, false);
         return node;
+    }
+
+    // A new entry leads to the old one, and so to everything.
+    void keep_way_to(uint32_t entry, std::vector<graph::Candidate> *links) const
+    {
+        for (const graph::Candidate &c : *links)
+            if (c.id == entry) return;
+        if (links->size() == index_.shape().max_links(0)) links->pop_back();
+        links->push_back({graph::finite(INFINITY), entry});
     }
 
     ItemPointerData write_payload()

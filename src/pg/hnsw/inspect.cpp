@@ -1,3 +1,5 @@
+// Opening the index that a user named, with every reason why that cannot be.
+
 #include "pg/hnsw/inspect.h"
 
 #include "pg/hnsw/hnsw.h"

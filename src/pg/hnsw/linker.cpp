@@ -1,3 +1,6 @@
+// Choosing and changing links on pages. Decisions are made from what was read without locks; a change is made under the exclusive
+// lock, and only if the list still is what the decision was about.
+
 #include "pg/hnsw/linker.h"
 
 #include <algorithm>

@@ -1,3 +1,6 @@
+// Adding to a node's heap tuples under its page's exclusive lock, and reading them all. Items double in size along a chain, so that
+// a vector with a million duplicates takes a few hundred items.
+
 #include "pg/hnsw/node_tids.h"
 
 #include <algorithm>

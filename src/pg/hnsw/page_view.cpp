@@ -1,3 +1,7 @@
+// Scoring nodes in place, a hop's neighbours at a time: addresses first, prefetch, then all codes, then a look whether the pages
+// are still there. Payloads and upper lists, which are rarer, are read under share locks; what is missing there is a node freed
+// meanwhile, not an error.
+
 #include "pg/hnsw/page_view.h"
 
 #include <cstring>
@@ -138,6 +142,7 @@ void PageView::score_one(uint32_t id, float *distance, bool *counts)
         if (!code) return;
         scorer_->score(&code, 1, distance);
     }
+    *distance = graph::finite(*distance);
     *counts = node_answers(&copy);
 }
 
@@ -176,7 +181,7 @@ void PageView::score(const uint32_t *ids, size_t n, float *distance, bool *count
         const auto *node = reinterpret_cast<const NodeHeader *>(codes_[k]) - 1;
         const bool used = node_used(node);
         counts[i] = node_answers(node);
-        distance[i] = used ? found_[k] : kUnreadable;
+        distance[i] = used ? graph::finite(found_[k]) : kUnreadable;
         if (!resident_->still(rel, s.block_of(ids[i]))) score_one(ids[i], &distance[i], &counts[i]);
     }
 }

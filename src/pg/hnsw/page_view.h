@@ -1,6 +1,7 @@
 // The pages of an index as a graph search sees them (core/graph/search.h), and the ways to read one node for certain.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -75,6 +76,7 @@ public:
         pointers_.resize(n);
         for (size_t i = 0; i < n; ++i) pointers_[i] = code(positions[i]);
         codec_.distances(code(a), pointers_.data(), n, out);
+        std::transform(out, out + n, out, graph::finite);
     }
 
 private:

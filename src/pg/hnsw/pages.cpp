@@ -1,3 +1,6 @@
+// Buffers under locks. Every constructor here either has its buffer pinned and locked or throws with nothing held; every destructor
+// lets go. A page is checked when it is locked: header, page id, kind.
+
 #include "pg/hnsw/pages.h"
 
 #include <string>
@@ -37,8 +40,25 @@ void check_page(Relation rel, BlockNumber block, const char *page, PageKind kind
         corrupted(rel, block, "a page header that makes no sense");
 }
 
+namespace {
+
+// Block numbers come from pages, which may be damaged. The length of the index last worked on is remembered: asking the system
+// costs as much as reading the page.
+void require_block(Relation rel, BlockNumber block)
+{
+    static constinit uint64_t storage = 0;
+    static constinit BlockNumber blocks = 0;
+    if (storage == compat::relation_storage(rel) && block < blocks) return;
+    blocks = pg_call([&] { return RelationGetNumberOfBlocks(rel); });
+    storage = compat::relation_storage(rel);
+    if (block >= blocks) corrupted(rel, block, "a link leads beyond the end");
+}
+
+}  // namespace
+
 ReadPage::ReadPage(Relation rel, BlockNumber block, PageKind kind, ForkNumber fork)
 {
+    if (fork == MAIN_FORKNUM) require_block(rel, block);
     buffer_ = pg_call([&] {
         Buffer b = ReadBufferExtended(rel, fork, block, RBM_NORMAL, nullptr);
         LockBuffer(b, BUFFER_LOCK_SHARE);
@@ -55,6 +75,7 @@ ReadPage::ReadPage(Relation rel, BlockNumber block, PageKind kind, ForkNumber fo
 
 ReadPage::ReadPage(Relation rel, BlockNumber block)
 {
+    require_block(rel, block);
     buffer_ = pg_call([&] {
         Buffer b = ReadBuffer(rel, block);
         LockBuffer(b, BUFFER_LOCK_SHARE);
@@ -88,6 +109,7 @@ char *WritePages::add(Buffer buffer, int flags)
 
 char *WritePages::lock(BlockNumber block, PageKind kind)
 {
+    require_block(rel_, block);
     Buffer buffer = pg_call([&] {
         Buffer b = ReadBuffer(rel_, block);
         LockBuffer(b, BUFFER_LOCK_EXCLUSIVE);

@@ -1,3 +1,6 @@
+// Fetching heap tuples for the exact distance. PostgreSQL code runs guarded; values live in a context that is reset after each
+// tuple.
+
 #include "pg/hnsw/rerank.h"
 
 namespace vkv::hnsw {

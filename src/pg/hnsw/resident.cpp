@@ -1,3 +1,6 @@
+// The slow half of reading pages in place: finding a block's buffer, remembering it, and looking at a page when it is met for the
+// first time.
+
 #include "pg/hnsw/resident.h"
 
 #include <algorithm>

@@ -72,12 +72,11 @@ public:
                 if (next_batch()) continue;
                 if (settled_.empty()) return false;
             }
-            std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
-            const Settled s = settled_.back();
-            settled_.pop_back();
-            if (strict() && s.distance < last_) continue;
-            last_ = s.distance;
-            scan->xs_heaptid = s.tid;
+            const double distance = settled_.front().distance;
+            const ItemPointerData tid = take_tid();
+            if (waits() && distance < last_) continue;
+            last_ = distance;
+            scan->xs_heaptid = tid;
             scan->xs_recheck = false;
             scan->xs_recheckorderby = false;
             return true;
@@ -101,21 +100,34 @@ private:
             return a.lower > b.lower || (a.lower == b.lower && a.node > b.node);
         }
     };
+    // A node whose heap tuples are returned one after the other: there may be a million of them.
     struct Settled {
         double distance;
         uint64_t order;  // of arrival, so that equal distances keep it
-        ItemPointerData tid;
+        std::vector<ItemPointerData> tids;
+        size_t next;
         static bool later(const Settled &a, const Settled &b)
         {
             return a.distance > b.distance || (a.distance == b.distance && a.order > b.order);
         }
     };
 
+    ItemPointerData take_tid()
+    {
+        Settled &nearest = settled_.front();
+        const ItemPointerData tid = nearest.tids[nearest.next++];
+        if (nearest.next == nearest.tids.size()) {
+            std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
+            settled_.pop_back();
+        }
+        return tid;
+    }
+
     bool goes_on() const { return settings.iterative_scan != static_cast<int>(IterativeScan::off) || settings.scan_past_ef; }
-    bool strict() const { return settings.iterative_scan != static_cast<int>(IterativeScan::relaxed); }
-    // Whether a settled tuple is kept back until no later batch can hold a nearer one, which strict order would have to leave out.
-    // The first ef_search rows of a scan that is not iterative come without: they are what ef_search says.
-    bool waits() const { return strict() && (settings.iterative_scan == static_cast<int>(IterativeScan::strict) || batches_ > 1); }
+    bool ordered() const { return settings.iterative_scan != static_cast<int>(IterativeScan::relaxed); }
+    // Whether a settled tuple is kept back until no later batch can hold a nearer one, which would be left out for coming too late.
+    // The first ef_search rows of a scan that is not iterative come without: they are what ef_search says, all of them.
+    bool waits() const { return ordered() && (settings.iterative_scan == static_cast<int>(IterativeScan::strict) || batches_ > 1); }
     bool uses_heap() const { return !index_.codec().exact() && index_.shape().second_bytes == 0 && !indifferent_; }
 
     void first_batch(IndexScanDesc scan)
@@ -131,8 +143,9 @@ private:
                 state_ = State::done;
                 return;
             }
-            const uint32_t at = graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts);
-            graph::enter(view, search_, &at, 1, static_cast<size_t>(settings.ef_search));
+            // From the entry too: every node can be reached from it on level 0, but not from every node that a descent leads to.
+            const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
+            graph::enter(view, search_, from, 2, static_cast<size_t>(settings.ef_search));
             graph::search_layer(view, search_, 0, poll_interrupts);
             // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
             const Entry after = index_.entry();
@@ -212,7 +225,7 @@ private:
             view.peek(c.id, [&](const NodeHeader *, const uint8_t *code) { error = scorer_->error(code, c.distance, false); });
         else if (!index_.codec().exact() && view.copy_code(c.id, &code_))
             error = scorer_->error(code_.data(), c.distance, false);
-        return error;
+        return graph::finite(error);
     }
 
     void add_pending(const Pending &p)
@@ -239,6 +252,7 @@ private:
             if (!s.apart) {
                 const uint8_t *code = code_of(n);
                 scorer_->score(&code, 1, &distance);
+                distance = graph::finite(distance);
                 if (distance != p.distance) {  // the slot was taken by another vector since it was scored
                     add_pending({distance - scorer_->error(code, distance, false), distance, p.node});
                     return;
@@ -247,6 +261,7 @@ private:
             }
             collect_tids(index_.rel(), n, &tids_);
         }
+        if (tids_.empty()) return;
         if (s.apart && !indifferent_) {
             PageView view(index_, scorer_.get());
             bool counts;
@@ -259,10 +274,8 @@ private:
         }
         std::optional<double> exact = exact_distance_of(scan, distance, payload);
         if (!exact) return;
-        for (const ItemPointerData &tid : tids_) {
-            settled_.push_back({*exact, arrivals_++, tid});
-            std::push_heap(settled_.begin(), settled_.end(), Settled::later);
-        }
+        settled_.push_back({*exact, arrivals_++, tids_, 0});
+        std::push_heap(settled_.begin(), settled_.end(), Settled::later);
     }
 
     // Nothing if the candidate is no answer after all.
@@ -274,7 +287,7 @@ private:
             const size_t skip = s.apart ? s.code_bytes : 0;
             if (!read_payload(index_.rel(), payload, skip + s.second_bytes, &payload_) || payload_.size() != skip + s.second_bytes)
                 return std::nullopt;
-            return scorer_->rescore(s.apart ? payload_.data() : code_.data(), payload_.data() + skip);
+            return graph::finite(scorer_->rescore(s.apart ? payload_.data() : code_.data(), payload_.data() + skip));
         }
         if (!heap_) return distance;
         return heap_->distance(tids_, scan->xs_snapshot, s, query_);

@@ -1,3 +1,6 @@
+// A temporary file of PostgreSQL's, mapped piece by piece. Reserved before use; unmapped by the destructor, closed by close() or
+// with the transaction.
+
 #include "pg/hnsw/spill_file.h"
 
 #include <fcntl.h>

@@ -1,3 +1,6 @@
+// Vacuum, first half: heap tuples that are gone, the nodes this leaves without any, and freeing those at the end. vacuum.h gives
+// the order of all steps; what happens to the graph in between is in vacuum_repair.cpp.
+
 #include "pg/hnsw/vacuum.h"
 
 #include <algorithm>

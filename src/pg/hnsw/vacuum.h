@@ -40,7 +40,10 @@ private:
     void repair_page(BlockNumber block);
     void repair_upper(BlockNumber block);
     std::vector<uint32_t> repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list);
-    void candidates_by_search(uint32_t node, int level, std::vector<graph::Candidate> *out);
+    // Only ones that can be reached, if `reached` is given.
+    void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
+    void candidates_by_search(uint32_t node, int level, std::vector<graph::Candidate> *out,
+                              const std::vector<bool> *reached = nullptr);
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
 

@@ -132,27 +132,40 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
         std::erase_if(candidates,
                       [&](const graph::Candidate &c) { return std::find(live.begin(), live.end(), c.id) != live.end(); });
     } else {
-        std::vector<float> distance(fresh.size());
-        std::vector<uint8_t> counts(fresh.size());
-        view_.score(fresh.data(), fresh.size(), distance.data(), reinterpret_cast<bool *>(counts.data()));
-        for (size_t i = 0; i < fresh.size(); ++i)
-            if (counts[i]) candidates.push_back({distance[i], fresh[i]});
+        score(fresh, &candidates);
     }
-    view_.set_scorer(nullptr);
     // Only the nearest can be taken.
     const size_t near = std::min(candidates.size(), Linker::candidates_for(list.size() - live.size()));
     std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(near), candidates.end());
     candidates.resize(near);
-    linker_.fill(&live, candidates, list.size());
+    if (live.size() * 4 > list.size() * 3) {
+        linker_.fill(&live, candidates, list.size());
+    } else {  // much is gone: what is left is weighed again together with what may come
+        score(live, &candidates);
+        std::sort(candidates.begin(), candidates.end());
+        live.clear();
+        for (const graph::Candidate &c : linker_.choose(candidates, list.size())) live.push_back(c.id);
+    }
+    view_.set_scorer(nullptr);
     return live;
 }
 
-void Vacuum::candidates_by_search(uint32_t node, int level, std::vector<graph::Candidate> *out)
+void Vacuum::score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out)
+{
+    std::vector<float> distance(ids.size());
+    std::vector<uint8_t> counts(ids.size());
+    view_.score(ids.data(), ids.size(), distance.data(), reinterpret_cast<bool *>(counts.data()));
+    for (size_t i = 0; i < ids.size(); ++i)
+        if (counts[i]) out->push_back({distance[i], ids[i]});
+}
+
+void Vacuum::candidates_by_search(uint32_t node, int level, std::vector<graph::Candidate> *out, const std::vector<bool> *reached)
 {
     const Entry entry = index_.entry();
     if (entry.node == kNoNode || entry.level < level) return;
-    const uint32_t at = graph::descend(view_, search_, entry.node, entry.level, level, kNever);
-    graph::enter(view_, search_, &at, 1, shape_.ef_construction);
+    const uint32_t from[] = {entry.node, graph::descend(view_, search_, entry.node, entry.level, level, kNever)};
+    const bool both = !reached || (from[1] < reached->size() && (*reached)[from[1]]);
+    graph::enter(view_, search_, from, both ? 2 : 1, shape_.ef_construction);
     graph::search_layer(view_, search_, level, kNever);
     for (const auto &e : search_.pool.entries())
         if (e.counts && e.id != node && !dead(e.id)) out->push_back({e.distance, e.id});
@@ -169,13 +182,9 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
     std::vector<uint32_t> queue{from}, links(view_.max_links());
     mark(from);
     for (size_t head = 0; head < queue.size(); ++head) {
-        int level = 0;
-        view_.peek(queue[head], [&](const NodeHeader *n, const uint8_t *) { level = n->level; });
-        for (int l = std::min(level, graph::kMaxLevel); l >= 0; --l) {
-            const uint32_t n = view_.neighbors(queue[head], l, links.data());
-            for (uint32_t i = 0; i < n; ++i)
-                if (mark(links[i])) queue.push_back(links[i]);
-        }
+        const uint32_t n = view_.neighbors(queue[head], 0, links.data());
+        for (uint32_t i = 0; i < n; ++i)
+            if (mark(links[i])) queue.push_back(links[i]);
     }
 }
 
@@ -197,7 +206,7 @@ void Vacuum::reach_all()
             auto scorer = index_.codec().query_code(code.data());
             view_.set_scorer(scorer.get());
             std::vector<graph::Candidate> found;
-            candidates_by_search(id, 0, &found);
+            candidates_by_search(id, 0, &found, &reached);
             view_.set_scorer(nullptr);
             for (size_t i = 0; i < found.size(); ++i)
                 if (linker_.force(found[i].id, id)) break;
