@@ -83,7 +83,12 @@ SELECT count(*) FROM pg_proc JOIN member ON classid = 'pg_proc'::regclass AND ob
  WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'c') AND probin <> '$libdir/vector';
 
 -- what is left of ivfflat in a database that comes from pgvector says so clearly
-CREATE FUNCTION pg_temp.ivfflathandler(internal) RETURNS index_am_handler AS '$libdir/vector', 'ivfflathandler' LANGUAGE c;
-CREATE ACCESS METHOD ivfflat_left TYPE INDEX HANDLER pg_temp.ivfflathandler;
-CREATE TEMP TABLE left_over (v vector(2));
+CREATE FUNCTION ivfflathandler_left(internal) RETURNS index_am_handler AS '$libdir/vector', 'ivfflathandler' LANGUAGE c;
+CREATE ACCESS METHOD ivfflat_left TYPE INDEX HANDLER ivfflathandler_left;
+CREATE OPERATOR CLASS ivfflat_left_ops DEFAULT FOR TYPE vector USING ivfflat_left AS
+	OPERATOR 1 <-> (vector, vector) FOR ORDER BY float_ops;
+CREATE TABLE left_over (v vector(2));
 CREATE INDEX ON left_over USING ivfflat_left (v);
+CREATE INDEX ON left_over USING ivfflat_left (v) WITH (lists = 10);
+DROP TABLE left_over;
+DROP FUNCTION ivfflathandler_left CASCADE;

@@ -14,7 +14,7 @@ namespace vkv::graph {
 
 // Sanitizers slow everything down by ten; the cases stay the same on fewer rows.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-inline constexpr size_t kRows = 800, kQueries = 40;
+inline constexpr size_t kRows = 500, kQueries = 40;
 #else
 inline constexpr size_t kRows = 4000, kQueries = 200;
 #endif

@@ -98,6 +98,16 @@ inline void disable_path([[maybe_unused]] Path *path)
 
 namespace vkv::compat {
 
+// A row of a table of options. Since 18 it has a further member, which stays zero.
+inline relopt_parse_elt relopt(const char *name, relopt_type type, size_t offset)
+{
+    relopt_parse_elt row{};
+    row.optname = name;
+    row.opttype = type;
+    row.offset = static_cast<int>(offset);
+    return row;
+}
+
 // Makes a set-returning function return a tuplestore.
 inline void init_materialized(FunctionCallInfo fcinfo) { InitMaterializedSRF(fcinfo, 0); }
 

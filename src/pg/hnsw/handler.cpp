@@ -43,9 +43,9 @@ constexpr config_enum_entry kIterativeScans[] = {
 bytea *parse_options(Datum reloptions, bool validate)
 {
     static const relopt_parse_elt kTable[] = {
-        {"m", RELOPT_TYPE_INT, offsetof(Options, m)},
-        {"ef_construction", RELOPT_TYPE_INT, offsetof(Options, ef_construction)},
-        {"codec", RELOPT_TYPE_ENUM, offsetof(Options, codec)},
+        compat::relopt("m", RELOPT_TYPE_INT, offsetof(Options, m)),
+        compat::relopt("ef_construction", RELOPT_TYPE_INT, offsetof(Options, ef_construction)),
+        compat::relopt("codec", RELOPT_TYPE_ENUM, offsetof(Options, codec)),
     };
     return static_cast<bytea *>(build_reloptions(reloptions, validate, option_kind, sizeof(Options), kTable, lengthof(kTable)));
 }

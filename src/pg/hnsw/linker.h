@@ -30,9 +30,11 @@ public:
     // The list of a level, replaced if it still is what it was; false if somebody changed it.
     bool replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after);
 
+    // Does one of the kept nodes link to the lost one?
+    bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
+
 private:
     bool append(uint32_t from, uint32_t to, int level);
-    bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
     bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
                      uint32_t *victim);
     template <class Change>

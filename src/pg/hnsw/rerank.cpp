@@ -5,7 +5,7 @@
 
 namespace vkv::hnsw {
 
-HeapReader::HeapReader(Relation heap, Relation index, MemoryContext context) : index_(index)
+HeapReader::HeapReader(Relation heap, Relation index, MemoryContext context)
 {
     pg_call([&] {
         MemoryContext old = MemoryContextSwitchTo(context);

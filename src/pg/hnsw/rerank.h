@@ -26,7 +26,6 @@ public:
 private:
     Datum indexed_value(bool *isnull);
 
-    Relation index_;
     IndexFetchTableData *fetch_ = nullptr;
     TupleTableSlot *slot_ = nullptr;
     AttrNumber column_ = 0;      // of the heap; 0 for an expression

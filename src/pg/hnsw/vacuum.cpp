@@ -37,8 +37,9 @@ void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
     sweep(callback, state);
     if (dead_count_ == 0) return;
     barrier();
-    repair_nodes();
     choose_entry();
+    reach_all();
+    repair_nodes();
     reach_all();
     announce_free();
     barrier();

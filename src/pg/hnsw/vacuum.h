@@ -1,11 +1,12 @@
 // One vacuum of an index, in the order in which it happens:
 //   sweep      heap tuples that are gone leave their nodes; a node left with none is marked dead
 //   barrier    every insertion that may not have seen the marks ends
-//   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp)
 //   entry      a dead entry point gives way to the highest live node
-//   reach      live nodes that no path leads to any more are attached again
-//   barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page
-//   free       dead nodes become free slots; nothing leads to them any more
+//   reach      live nodes that no path over live nodes leads to are attached: from here on the dead are not needed any more
+//   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp); links between live nodes stay,
+//   or can be made up for reach      once more, for what insertions did meanwhile barrier    every insertion ends that may still
+//   have dead nodes in hand; searches notice by the epoch in the meta page free       dead nodes become free slots; nothing leads
+//   to them any more
 // A vacuum that is cancelled or killed in between leaves an index that answers as before; the next one goes on with what it finds
 // marked.
 #pragma once
@@ -40,10 +41,9 @@ private:
     void repair_page(BlockNumber block);
     void repair_upper(BlockNumber block);
     std::vector<uint32_t> repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list);
-    // Only ones that can be reached, if `reached` is given.
+    void keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
     void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
-    void candidates_by_search(uint32_t node, int level, std::vector<graph::Candidate> *out,
-                              const std::vector<bool> *reached = nullptr);
+    void candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out);
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
 

@@ -1,10 +1,12 @@
 // Vacuum, second half: the graph without its dead nodes.
 //
 // A list that lost links keeps its live ones and is filled from the lists of the nodes it lost, by the same heuristic that made it
-// (Singh et al. 2021, FreshDiskANN, section 4.2, with the live links kept). That touches only pages around the node; a search takes
-// its place where a whole neighbourhood is gone.
+// (Singh et al. 2021, FreshDiskANN, section 4.2, with the live links kept). That touches only pages around the node. A list that
+// lost more than a quarter is chosen anew from both; where half of it or more is gone, a search adds what the neighbourhood cannot
+// give.
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "pg/hnsw/vacuum.h"
 
@@ -127,13 +129,8 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
     auto scorer = index_.codec().query_code(code.data());
     view_.set_scorer(scorer.get());
     std::vector<graph::Candidate> candidates;
-    if (live.size() + fresh.size() < shape_.m / 2) {
-        candidates_by_search(node, level, &candidates);
-        std::erase_if(candidates,
-                      [&](const graph::Candidate &c) { return std::find(live.begin(), live.end(), c.id) != live.end(); });
-    } else {
-        score(fresh, &candidates);
-    }
+    score(fresh, &candidates);
+    if (live.size() * 2 <= list.size()) candidates_by_search(node, level, live, &candidates);
     // Only the nearest can be taken.
     const size_t near = std::min(candidates.size(), Linker::candidates_for(list.size() - live.size()));
     std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(near), candidates.end());
@@ -143,11 +140,26 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
     } else {  // much is gone: what is left is weighed again together with what may come
         score(live, &candidates);
         std::sort(candidates.begin(), candidates.end());
-        live.clear();
-        for (const graph::Candidate &c : linker_.choose(candidates, list.size())) live.push_back(c.id);
+        std::vector<uint32_t> chosen;
+        for (const graph::Candidate &c : linker_.choose(candidates, list.size())) chosen.push_back(c.id);
+        if (level == 0) keep_paths(live, &chosen);
+        live = std::move(chosen);
     }
     view_.set_scorer(nullptr);
     return live;
+}
+
+// What only this list leads to stays in it, in the place of the last link that is new.
+void Vacuum::keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after)
+{
+    auto holds = [](const std::vector<uint32_t> &list, uint32_t id) {
+        return std::find(list.begin(), list.end(), id) != list.end();
+    };
+    for (uint32_t id : before) {
+        if (holds(*after, id) || linker_.has_detour(*after, id, 0)) continue;
+        auto last_new = std::find_if(after->rbegin(), after->rend(), [&](uint32_t link) { return !holds(before, link); });
+        if (last_new != after->rend()) *last_new = id;
+    }
 }
 
 void Vacuum::score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out)
@@ -159,16 +171,19 @@ void Vacuum::score(const std::vector<uint32_t> &ids, std::vector<graph::Candidat
         if (counts[i]) out->push_back({distance[i], ids[i]});
 }
 
-void Vacuum::candidates_by_search(uint32_t node, int level, std::vector<graph::Candidate> *out, const std::vector<bool> *reached)
+// Adds what a search from the entry finds, but for what is known.
+void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out)
 {
     const Entry entry = index_.entry();
     if (entry.node == kNoNode || entry.level < level) return;
-    const uint32_t from[] = {entry.node, graph::descend(view_, search_, entry.node, entry.level, level, kNever)};
-    const bool both = !reached || (from[1] < reached->size() && (*reached)[from[1]]);
-    graph::enter(view_, search_, from, both ? 2 : 1, shape_.ef_construction);
+    const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, kNever), entry.node};
+    graph::enter(view_, search_, from, 2, shape_.ef_construction);
     graph::search_layer(view_, search_, level, kNever);
+    std::unordered_set<uint32_t> seen(known.begin(), known.end());
+    seen.insert(node);
+    for (const graph::Candidate &c : *out) seen.insert(c.id);
     for (const auto &e : search_.pool.entries())
-        if (e.counts && e.id != node && !dead(e.id)) out->push_back({e.distance, e.id});
+        if (e.counts && !dead(e.id) && seen.insert(e.id).second) out->push_back({e.distance, e.id});
 }
 
 void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
@@ -184,7 +199,7 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
     for (size_t head = 0; head < queue.size(); ++head) {
         const uint32_t n = view_.neighbors(queue[head], 0, links.data());
         for (uint32_t i = 0; i < n; ++i)
-            if (mark(links[i])) queue.push_back(links[i]);
+            if (mark(links[i]) && !dead(links[i])) queue.push_back(links[i]);
     }
 }
 
@@ -206,8 +221,10 @@ void Vacuum::reach_all()
             auto scorer = index_.codec().query_code(code.data());
             view_.set_scorer(scorer.get());
             std::vector<graph::Candidate> found;
-            candidates_by_search(id, 0, &found, &reached);
+            candidates_by_search(id, 0, {}, &found);
             view_.set_scorer(nullptr);
+            std::erase_if(found, [&](const graph::Candidate &c) { return c.id >= reached.size() || !reached[c.id]; });
+            found.push_back({0, entry.node});  // if all else fails
             for (size_t i = 0; i < found.size(); ++i)
                 if (linker_.force(found[i].id, id)) break;
             flood(id, reached);
