@@ -13,8 +13,9 @@ endif
 MODULE_big = vector
 EXTENSION = extension/vector
 INSTALL_SQL = build/sql/vector--$(VKV_VERSION).sql
-DATA_built = $(INSTALL_SQL)
-DATA = $(wildcard extension/vector--*--*.sql)
+# From pgvector, whose versions 0.8.0 to 0.8.7 differ in comments only: what this extension has beyond them.
+UPGRADE_SQL = $(patsubst %,build/sql/vector--0.8.%--$(VKV_VERSION).sql,0 1 2 3 4 5 6 7)
+DATA_built = $(INSTALL_SQL) $(UPGRADE_SQL)
 
 CORE_DIR = build/core
 CORE_LIB ?= $(CORE_DIR)/libvkvcore.a
@@ -72,6 +73,11 @@ $(shlib): $(CORE_LIB) $(EXPORTS) build/pg/linked
 $(CORE_DIR)/libvkvcore.a: FORCE
 	@[ -f $(CORE_DIR)/Makefile ] || cmake -S . -B $(CORE_DIR) -G 'Unix Makefiles' -DVKV_TESTS=OFF > /dev/null
 	@+$(MAKE) -s --no-print-directory -C $(CORE_DIR) vkvcore > /dev/null
+
+$(UPGRADE_SQL): extension/vector/60_hnsw_tools.sql
+	@mkdir -p $(@D)
+	{ printf '%s\n' '-- The objects of pgvector stay as they are, and serve.' \
+	  '\echo Use "ALTER EXTENSION vector UPDATE" to load this file. \quit' ''; cat $<; } > $@.tmp && mv $@.tmp $@
 
 $(INSTALL_SQL): $(sort $(wildcard extension/vector/*.sql))
 	@mkdir -p $(@D)

@@ -68,25 +68,6 @@ const CodecEntry *find_codec(CodecId id)
     return nullptr;
 }
 
-const char *metric_name(Metric metric)
-{
-    switch (metric) {
-        case Metric::l2:
-            return "l2";
-        case Metric::ip:
-            return "inner product";
-        case Metric::cosine:
-            return "cosine";
-        case Metric::l1:
-            return "l1";
-        case Metric::hamming:
-            return "hamming";
-        case Metric::jaccard:
-            return "jaccard";
-    }
-    return "unknown";
-}
-
 const CodecEntry &checked_codec(const CodecArgs &args)
 {
     const CodecEntry *entry = find_codec(args.id);
@@ -172,21 +153,6 @@ double bit_distance(Metric metric, const VectorView &a, const VectorView &b)
 
 }  // namespace
 
-const char *type_name(Scalar scalar)
-{
-    switch (scalar) {
-        case Scalar::f32:
-            return "vector";
-        case Scalar::f16:
-            return "halfvec";
-        case Scalar::bit:
-            return "bit";
-        case Scalar::sparse:
-            return "sparsevec";
-    }
-    return "unknown";
-}
-
 double norm_of(const VectorView &x) { return std::sqrt(dot_of(x, x)); }
 
 void copy_values(const VectorView &x, double factor, float *out)
@@ -205,6 +171,40 @@ void check_value(const VectorView &x, Scalar scalar, uint32_t dim)
         throw Error(Errc::internal, std::string("a codec for ") + type_name(scalar) + " was given a " + type_name(x.scalar));
     if (x.dim != dim)
         throw Error(Errc::data_exception, "expected " + std::to_string(dim) + " dimensions, not " + std::to_string(x.dim));
+}
+
+const char *type_name(Scalar scalar)
+{
+    switch (scalar) {
+        case Scalar::f32:
+            return "vector";
+        case Scalar::f16:
+            return "halfvec";
+        case Scalar::bit:
+            return "bit";
+        case Scalar::sparse:
+            return "sparsevec";
+    }
+    return "unknown";
+}
+
+const char *metric_name(Metric metric)
+{
+    switch (metric) {
+        case Metric::l2:
+            return "l2";
+        case Metric::ip:
+            return "inner product";
+        case Metric::cosine:
+            return "cosine";
+        case Metric::l1:
+            return "l1";
+        case Metric::hamming:
+            return "hamming";
+        case Metric::jaccard:
+            return "jaccard";
+    }
+    return "unknown";
 }
 
 std::string_view codec_name(CodecId id)

@@ -2,7 +2,8 @@
 //
 // A Codec is immutable and may be shared by threads. Its model (the data mean for the LVQ family) is a flat block of bytes that the
 // index stores; the codec points into it and does not copy, so the block must outlive it.
-// Distances are those of value.h, computed on decoded values; under Metric::cosine vectors are normalised when encoded.
+// Distances are those of value.h; under Metric::cosine vectors are normalised when encoded. Exact codecs compute them on the stored
+// values; the LVQ family estimates them from codes (lvq.cpp gives the formulas). No distance of a whole code is infinite or NaN.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -59,6 +60,8 @@ public:
 };
 
 std::string_view codec_name(CodecId id);
+const char *metric_name(Metric metric);
+const char *type_name(Scalar scalar);  // of the SQL type
 bool parse_codec(std::string_view name, CodecId *id);
 // Is this codec defined for this type and metric? Only none is for l1, sparse and bit.
 bool codec_supports(CodecId id, Scalar scalar, Metric metric);

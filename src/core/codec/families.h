@@ -43,7 +43,6 @@ inline double inverse_norm(const VectorView &x)
 void check_value(const VectorView &x, Scalar scalar, uint32_t dim);
 
 // SQL name of a type, for messages.
-const char *type_name(Scalar scalar);
 
 struct CodecArgs {
     CodecId id;

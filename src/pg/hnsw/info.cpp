@@ -44,40 +44,6 @@ Counts count(const Index &index)
     return c;
 }
 
-const char *type_name(Scalar scalar)
-{
-    switch (scalar) {
-        case Scalar::f32:
-            return "vector";
-        case Scalar::f16:
-            return "halfvec";
-        case Scalar::bit:
-            return "bit";
-        case Scalar::sparse:
-            return "sparsevec";
-    }
-    return "";
-}
-
-const char *distance_name(Metric metric)
-{
-    switch (metric) {
-        case Metric::l2:
-            return "l2";
-        case Metric::ip:
-            return "inner product";
-        case Metric::cosine:
-            return "cosine";
-        case Metric::l1:
-            return "l1";
-        case Metric::hamming:
-            return "hamming";
-        case Metric::jaccard:
-            return "jaccard";
-    }
-    return "";
-}
-
 Datum info(FunctionCallInfo fcinfo)
 {
     TupleDesc desc = pg_call([&] {
@@ -94,7 +60,7 @@ Datum info(FunctionCallInfo fcinfo)
         Datum values[] = {
             CStringGetTextDatum(codec.c_str()),
             CStringGetTextDatum(type_name(s.scalar)),
-            CStringGetTextDatum(distance_name(s.metric)),
+            CStringGetTextDatum(metric_name(s.metric)),
             Int32GetDatum(static_cast<int32>(s.dim)),
             Int32GetDatum(static_cast<int32>(s.m)),
             Int32GetDatum(static_cast<int32>(s.ef_construction)),
