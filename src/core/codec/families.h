@@ -42,8 +42,6 @@ inline double inverse_norm(const VectorView &x)
 // Throws Error(data_exception) unless x has this type and this number of dimensions.
 void check_value(const VectorView &x, Scalar scalar, uint32_t dim);
 
-// SQL name of a type, for messages.
-
 struct CodecArgs {
     CodecId id;
     Scalar scalar;
