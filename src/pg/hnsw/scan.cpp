@@ -128,6 +128,13 @@ private:
     // Whether a settled tuple is kept back until no later batch can hold a nearer one, which would be left out for coming too late.
     // The first ef_search rows of a scan that is not iterative come without: they are what ef_search says, all of them.
     bool waits() const { return ordered() && (settings.iterative_scan == static_cast<int>(IterativeScan::strict) || batches_ > 1); }
+    // Codes misplace candidates around the edge of the pool; an eighth more of them makes up for it. (Not where a scan must end
+    // after ef_search.)
+    size_t width() const
+    {
+        const auto ef = static_cast<size_t>(settings.ef_search);
+        return index_.codec().exact() || !goes_on() ? ef : ef + ef / 8;
+    }
     bool uses_heap() const { return !index_.codec().exact() && index_.shape().second_bytes == 0 && !indifferent_; }
 
     void first_batch(IndexScanDesc scan)
@@ -145,7 +152,7 @@ private:
             }
             // From the entry too: every node can be reached from it on level 0, but not from every node that a descent leads to.
             const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
-            graph::enter(view, search_, from, 2, static_cast<size_t>(settings.ef_search));
+            graph::enter(view, search_, from, 2, width());
             graph::search_layer(view, search_, 0, poll_interrupts);
             // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
             const Entry after = index_.entry();
@@ -185,11 +192,11 @@ private:
     void resume(PageView &view)
     {
         auto &dropped = search_.dropped;
-        const size_t width = static_cast<size_t>(settings.ef_search), take = std::min(width, dropped.size());
+        const size_t take = std::min(width(), dropped.size());
         std::nth_element(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take - 1), dropped.end());
         std::vector<graph::Candidate> from(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
         dropped.erase(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
-        search_.pool.reset(width);
+        search_.pool.reset(width());
         for (const graph::Candidate &c : from) search_.pool.insert(c, true, [](const auto &) {});
         graph::search_layer(view, search_, 0, poll_interrupts);
         take_batch(view);
