@@ -77,8 +77,8 @@ DROP INDEX CONCURRENTLY hm_apart;
 CREATE INDEX CONCURRENTLY hm_late ON hm USING hnsw (v vector_ip_ops);
 SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <#> ''[1,2,3,4]'' LIMIT 20'), pg_temp.problems('hm_late');
 -- an index whose concurrent build failed, until it is built again
-CREATE FUNCTION hm_inverse(v vector) RETURNS vector LANGUAGE sql IMMUTABLE AS $$ SELECT ARRAY[1 / ((v::real[])[3])]::real[]::vector $$;
-CREATE INDEX CONCURRENTLY hm_failed ON hm USING hnsw ((hm_inverse(v)::vector(1)) vector_l2_ops);
+CREATE FUNCTION hm_inverse(v vector) RETURNS vector LANGUAGE sql IMMUTABLE AS $$ SELECT ARRAY[1 / ((v::real[])[3])]::real[]::public.vector $$;
+CREATE INDEX CONCURRENTLY hm_failed ON hm USING hnsw ((hm_inverse(v)::public.vector(1)) vector_l2_ops);
 SELECT pg_temp.attempt('SELECT hnsw_check(''hm_failed'')'), pg_temp.attempt('SELECT hnsw_info(''hm_failed'')');
 DELETE FROM hm WHERE (v::real[])[3] = 0;
 REINDEX INDEX CONCURRENTLY hm_failed;

