@@ -54,8 +54,10 @@ step_install() {
     make -s --no-print-directory -C "$ROOT" install DESTDIR="$target" FORCE=1
     grep -q vectorkv "$library"
     make -s --no-print-directory -C "$ROOT" install DESTDIR="$target"
+    [ -e "$target$("$PG_CONFIG" --sharedir)/extension/vectorkv.control" ]
     make -s --no-print-directory -C "$ROOT" uninstall DESTDIR="$target"
     [ ! -e "$library" ]
+    [ -z "$(find "$target" -name 'vector*')" ]
     rm -rf "$target"
     echo 'install: 4 passed, 0 failed'
 }
@@ -120,6 +122,9 @@ step_quickstart() {
     "$ROOT/test/setup/cluster.sh" remove check-quickstart
     awk '/^  recall@10/ { recall = $2 } /^  index .*bytes a vector/ { bytes = $4 } /^  query, server/ { time = $4 }
         END { printf "recall %s, %s bytes a vector, %s ms\n", recall, bytes, time; exit !(recall >= 0.95 && bytes > 0 && bytes < 1025 && time > 0) }' "$report"
+    awk '/^  (f16|int8|int4) / { error[$1] = $NF; share[$1] = $3; n++ }
+        END { printf "error f16 %s, int8 %s, int4 %s\n", error["f16"], error["int8"], error["int4"]
+            exit !(n == 3 && error["f16"] > 0 && error["f16"] < 1e-5 && error["int8"] < 0.01 && error["int4"] < 0.2 && share["int4"] < 32) }' "$report"
     echo 'quickstart: 1 passed, 0 failed'
 }
 

@@ -54,7 +54,7 @@ if [ -f vector.so ]; then
     shown=$(nm -D --defined-only vector.so | awk '{print $3}' | sort)
     functions=$(grep '^pg_finfo_' <<< "$shown" | sed 's/^pg_finfo_//')
     { grep -vE '^(pg_finfo_.*|Pg_magic_func|_PG_init)$' <<< "$shown" | grep -vxF "$functions"; } | rule 'vector.so shows SQL functions only'
-    grep -hoE "AS 'MODULE_PATHNAME'(, *'[a-z_0-9]+')?" extension/vector/*.sql | sed -n "s/.*, *'\(.*\)'/\1/p" | sort -u |
+    grep -hoE "AS 'MODULE_PATHNAME'(, *'[a-z_0-9]+')?" extension/*/*.sql | sed -n "s/.*, *'\(.*\)'/\1/p" | sort -u |
         grep -vxF "$functions" | rule 'each C symbol of the SQL files is in vector.so'
     readelf -d vector.so | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libpthread|ld-linux[a-z0-9_-]*)\.so' | rule 'vector.so needs libc and libm only'
 fi

@@ -18,6 +18,11 @@ enum class Errc {
     limit_exceeded,     // 54000
     not_supported,      // 0A000
     index_corrupted,    // XX002
+    data_corrupted,     // XX001
+    undefined_object,   // 42704
+    wrong_object_type,  // 42809
+    duplicate_object,   // 42710
+    wrong_state,        // 55000
     out_of_memory,      // 53200
     internal,           // XX000
 };

@@ -1,8 +1,9 @@
-# Builds and installs the extension with PGXS; the Makefile calls it from the top folder.  src/pg is compiled here and linked with the
-# archive of src/core, which cmake builds into build/core.  Objects and generated files stay in build/; only vector.so lies in the
-# top folder, where PGXS wants it.
+# Builds and installs the extensions vector and vectorkv, which share vector.so, with PGXS; the Makefile calls it from the top folder.
+# src/pg is compiled here and linked with the archive of src/core, which cmake builds into build/core.  Objects and generated files stay
+# in build/; only vector.so lies in the top folder, where PGXS wants it.
 
-VKV_VERSION = 0.8.6.1
+VECTOR_VERSION = 0.8.6.1
+VECTORKV_VERSION = 0.1.0
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
@@ -11,10 +12,10 @@ $(error set PG_CONFIG, or on Debian run test/setup/packages.sh build)
 endif
 
 MODULE_big = vector
-EXTENSION = extension/vector
-INSTALL_SQL = build/sql/vector--$(VKV_VERSION).sql
+EXTENSION = extension/vector extension/vectorkv
+INSTALL_SQL = build/sql/vector--$(VECTOR_VERSION).sql build/sql/vectorkv--$(VECTORKV_VERSION).sql
 # From pgvector, whose versions 0.8.0 to 0.8.7 differ in comments only: what this extension has beyond them.
-UPGRADE_SQL = $(patsubst %,build/sql/vector--0.8.%--$(VKV_VERSION).sql,0 1 2 3 4 5 6 7)
+UPGRADE_SQL = $(patsubst %,build/sql/vector--0.8.%--$(VECTOR_VERSION).sql,0 1 2 3 4 5 6 7)
 DATA_built = $(INSTALL_SQL) $(UPGRADE_SQL)
 
 CORE_DIR = build/core
@@ -79,9 +80,12 @@ $(UPGRADE_SQL): extension/vector/60_hnsw_tools.sql
 	{ printf '%s\n' '-- The objects of pgvector stay as they are, and serve.' \
 	  '\echo Use "ALTER EXTENSION vector UPDATE" to load this file. \quit' ''; cat $<; } > $@.tmp && mv $@.tmp $@
 
-$(INSTALL_SQL): $(sort $(wildcard extension/vector/*.sql))
+# The SQL of an extension by topic, in load order.
+build/sql/vector--$(VECTOR_VERSION).sql: $(sort $(wildcard extension/vector/*.sql))
+build/sql/vectorkv--$(VECTORKV_VERSION).sql: $(sort $(wildcard extension/vectorkv/*.sql))
+$(INSTALL_SQL):
 	@mkdir -p $(@D)
-	cat $^ > $@.tmp && mv $@.tmp $@
+	cat $^ < /dev/null > $@.tmp && mv $@.tmp $@
 
 # Before anything is copied: never replace a library that another project installed under the same name.
 installdirs installdirs-lib uninstall: refuse-foreign

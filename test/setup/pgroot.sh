@@ -1,6 +1,6 @@
 #!/bin/bash
-# Makes a private copy of the PostgreSQL installation with this extension in it: pgroot.sh.  The copy mirrors the absolute paths of
-# the original under build/pgroot, so that "make install DESTDIR=..." puts the extension there, and PostgreSQL, which looks for its
+# Makes a private copy of the PostgreSQL installation with our extensions in it: pgroot.sh.  The copy mirrors the absolute paths of
+# the original under build/pgroot, so that "make install DESTDIR=..." puts them there, and PostgreSQL, which looks for its
 # libraries and files relative to its own program, finds it.  Programs are copied (PostgreSQL resolves links to itself), everything
 # else is linked.  The system's installation is read only.
 . "$(dirname "$0")/lib.sh"
@@ -8,11 +8,11 @@ become_owner "$@"
 use_postgres
 choose_run_folder
 
-link_files() { # every entry of a folder except another library or extension called vector
+link_files() { # every entry of a folder except libraries and extensions called as ours are
     local from=$1 to=$PGROOT$1 entry
     mkdir -p "$to"
     for entry in "$from"/*; do
-        case ${entry##*/} in vector.so | vector.control | vector--* | extension) continue ;; esac
+        case ${entry##*/} in vector.so | vector.control | vector--* | vectorkv.control | vectorkv--* | extension) continue ;; esac
         ln -sfn "$entry" "$to/${entry##*/}"
     done
 }

@@ -1,8 +1,9 @@
 #!/bin/bash
-# From a bare machine to a recall figure: installs what is missing, builds, starts a private cluster, loads the sample of test/data,
-# builds a compressed index, runs real queries and prints a report.  The cluster stays up to be played with.
+# From a bare machine to figures: installs what is missing, builds, starts a private cluster, loads the samples of test/data, builds a
+# compressed index, runs real queries, attends over a real KV cache and prints a report.  The cluster stays up to be played with.
 #   CODEC=lvq4 make quickstart      another codec        EF_SEARCH=100 make quickstart      more effort a query
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/quickstart_kv.sh"
 
 SETUP=$ROOT/test/setup
 CODEC=${CODEC:-}
@@ -153,6 +154,7 @@ farewell() {
 The cluster is running$runner. To go on:
   $PGROOT$PG_BINDIR/psql -h $PGHOST -U postgres quickstart
   SELECT body FROM sample ORDER BY embedding <=> (SELECT embedding FROM query WHERE id = 7) LIMIT 5;
+  SELECT * FROM kv.caches;
 To stop it: make quickstart-stop     To remove everything: make clean
 TEXT
 }
@@ -163,5 +165,7 @@ say "vectorkv quickstart"
 prepare
 load
 build_index
+load_kv
 report
+report_kv
 farewell

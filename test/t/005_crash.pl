@@ -15,21 +15,6 @@ my $node = new_node('crash', settings => ['checkpoint_timeout = 30s', 'wal_write
 load_sample($node, 'sample', 'vector');
 load_queries($node, 'queries', 'vector', rows => 50);
 
-# Backends of a killed postmaster leave on their own.  A container may keep the dead postmaster's process number, which would stop
-# the next server by its lock files.
-sub wait_until_gone
-{
-	my ($server) = @_;
-	my $folder = $server->data_dir;
-	foreach my $attempt (1 .. 300)
-	{
-		last unless grep { (readlink("$_/cwd") // '') eq $folder } glob('/proc/[0-9]*');
-		usleep(100_000);
-	}
-	unlink "$folder/postmaster.pid", $server->host . '/.s.PGSQL.' . $server->port . '.lock';
-	return;
-}
-
 # At rest: the same answers, row for row.
 $node->safe_psql('postgres', 'CREATE TABLE items (id serial PRIMARY KEY, body text, embedding vector(384)); '
 	  . 'INSERT INTO items (body, embedding) SELECT body, embedding FROM sample WHERE id < 1500; '

@@ -35,6 +35,16 @@ int sqlstate_of(Errc code) noexcept
             return ERRCODE_FEATURE_NOT_SUPPORTED;
         case Errc::index_corrupted:
             return ERRCODE_INDEX_CORRUPTED;
+        case Errc::data_corrupted:
+            return ERRCODE_DATA_CORRUPTED;
+        case Errc::undefined_object:
+            return ERRCODE_UNDEFINED_OBJECT;
+        case Errc::wrong_object_type:
+            return ERRCODE_WRONG_OBJECT_TYPE;
+        case Errc::duplicate_object:
+            return ERRCODE_DUPLICATE_OBJECT;
+        case Errc::wrong_state:
+            return ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
         case Errc::out_of_memory:
             return ERRCODE_OUT_OF_MEMORY;
         case Errc::internal:

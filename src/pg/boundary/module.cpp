@@ -5,6 +5,7 @@
 #include "pg/boundary/pg.h"
 #include "pg/boundary/settings.h"
 #include "pg/hnsw/hnsw.h"
+#include "pg/kv/settings.h"
 
 extern "C" {
 
@@ -17,6 +18,7 @@ void _PG_init(void)
     vkv::detail::at_boundary([] {
         vkv::init_settings();
         vkv::hnsw_init();
+        vkv::kv::init_settings();
         vkv::reserve_setting_names();
     });
 }

@@ -12,9 +12,10 @@ use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(new_node load_sample load_queries remember_exact recall ok_recall ok_sound ok_uses_index answers more_rows index_files
-  start_pgbench finish_pgbench sqlstate_of operator_of opclass_of knn wait_for_backends);
+  start_pgbench finish_pgbench sqlstate_of operator_of opclass_of knn wait_for_backends wait_until_gone);
 
 my $data = abs_path(dirname(__FILE__) . '/../../data');
 our $K = 10;
@@ -169,6 +170,21 @@ sub sqlstate_of
 	my ($status, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 1);
 	return '' if $status == 0;
 	return $err =~ /(?:ERROR|FATAL|PANIC):  (\w{5}: .*)/ ? $1 : "none: $err";
+}
+
+# Backends of a killed postmaster leave on their own.  A container may keep the dead postmaster's process number, which would stop
+# the next server by its lock files.
+sub wait_until_gone
+{
+	my ($server) = @_;
+	my $data = $server->data_dir;
+	foreach my $attempt (1 .. 300)
+	{
+		last unless grep { (readlink("$_/cwd") // '') eq $data } glob('/proc/[0-9]*');
+		usleep(100_000);
+	}
+	unlink "$data/postmaster.pid", $server->host . '/.s.PGSQL.' . $server->port . '.lock';
+	return;
 }
 
 # pgbench in the background: scripts are [weight, text] pairs.  finish_pgbench waits and returns its exit code and output.

@@ -1,0 +1,82 @@
+-- Caches: ordinary tables that hold the keys and values of a transformer's layers, sequence by sequence.
+
+-- 64 random bits: epochs, extents and content ids never repeat, on no server.
+CREATE FUNCTION kv.new_id() RETURNS bigint
+	AS 'MODULE_PATHNAME', 'kv_new_id' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION kv.new_id() IS 'a random 64-bit identifier';
+
+CREATE TABLE kv.caches (
+	cache regclass PRIMARY KEY,
+	sealed regclass NOT NULL,
+	tail regclass NOT NULL,
+	tiles regclass NOT NULL,
+	layers int NOT NULL,
+	q_heads int NOT NULL,
+	kv_heads int NOT NULL,
+	head_dim int NOT NULL,
+	value_dim int NOT NULL,
+	values_in_keys boolean NOT NULL,
+	codec text NOT NULL,
+	tail_logged boolean NOT NULL,
+	tail_tokens int NOT NULL,
+	sink_tokens int NOT NULL,
+	row_slots int NOT NULL,
+	model text,
+	revision text,
+	keys text NOT NULL,
+	rope_theta float8,
+	rope_dims int,
+	rope_pairing text,
+	rope_frequencies float8[],
+	created_at timestamptz NOT NULL DEFAULT now()
+);
+SELECT pg_catalog.pg_extension_config_dump('kv.caches', '');
+GRANT SELECT ON kv.caches TO PUBLIC;
+COMMENT ON TABLE kv.caches IS 'the caches made by kv.create_cache: their tables, geometry, codec and model';
+
+-- Makes the tables NAME (a row a sequence), NAME_sealed (full tiles), NAME_tail (the newest tokens as halves) and the view NAME_tile.
+CREATE FUNCTION kv.create_cache(
+	name text, layers int, q_heads int, kv_heads int, head_dim int, codec text DEFAULT 'int8',
+	tail text DEFAULT 'logged', tail_tokens int DEFAULT 128, sink_tokens int DEFAULT 4,
+	value_dim int DEFAULT NULL, values_in_keys boolean DEFAULT false,
+	model text DEFAULT NULL, revision text DEFAULT NULL,
+	keys text DEFAULT 'after_rope', rope_theta float8 DEFAULT NULL, rope_dims int DEFAULT NULL,
+	rope_pairing text DEFAULT 'half', rope_frequencies float8[] DEFAULT NULL) RETURNS regclass
+	AS 'MODULE_PATHNAME', 'kv_create_cache' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION kv.drop_cache(cache regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'kv_drop_cache' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+-- k, v: [layers, kv_heads, tokens, head_dim]; the sequence is made if it is new. Returns its length.
+CREATE FUNCTION kv.append(cache regclass, seq bigint, k kv.tensor, v kv.tensor,
+	"position" int DEFAULT NULL, model text DEFAULT NULL, revision text DEFAULT NULL) RETURNS int
+	AS 'MODULE_PATHNAME', 'kv_append' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION kv.length(cache regclass, seq bigint) RETURNS int
+	AS 'MODULE_PATHNAME', 'kv_length' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+
+CREATE FUNCTION kv.truncate(cache regclass, seq bigint, length int) RETURNS int
+	AS 'MODULE_PATHNAME', 'kv_truncate' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION kv.fork(cache regclass, from_seq bigint, to_seq bigint, length int DEFAULT NULL) RETURNS int
+	AS 'MODULE_PATHNAME', 'kv_fork' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION kv.drop_sequence(cache regclass, seq bigint) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'kv_drop_sequence' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+-- Seals the tail whole, the last tile partly filled. Returns how many tokens were sealed.
+CREATE FUNCTION kv.seal(cache regclass, seq bigint) RETURNS int
+	AS 'MODULE_PATHNAME', 'kv_seal' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+-- Encodes the sealed tokens of a sequence anew. Returns how many.
+CREATE FUNCTION kv.recode(cache regclass, seq bigint, codec text) RETURNS int
+	AS 'MODULE_PATHNAME', 'kv_recode' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+-- Keys and values of a layer as they are stored, decoded: [kv_heads, tokens, head_dim].
+CREATE FUNCTION kv.fetch(cache regclass, seq bigint, layer int, first int DEFAULT 0, count int DEFAULT NULL, dtype text DEFAULT 'f16',
+	OUT k kv.tensor, OUT v kv.tensor) RETURNS record
+	AS 'MODULE_PATHNAME', 'kv_fetch' LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+-- No rows: the cache is sound.
+CREATE FUNCTION kv.check_cache(cache regclass, OUT seq bigint, OUT layer int, OUT head int, OUT "position" int, OUT problem text) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'kv_check_cache' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;

@@ -1,0 +1,448 @@
+// Attention loops in vectors of kLanes floats (kernels_vec.inl), compiled once for each instruction set.
+
+// ---- exp, softmax, soft cap -------------------------------------------------------------------------------------------------
+
+constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to an integer
+constexpr float kLeastExponent = -87.0f;
+
+struct Reduced {
+    Vec r, n;  // x = r + n ln 2, |r| <= ln 2 / 2
+};
+inline Reduced reduce(Vec x)
+{
+    const Vec n = (x * kLog2E + kRounder) - kRounder;
+    return {(x - n * kLn2High) - n * kLn2Low, n};
+}
+
+// e^r - 1 - r over r^2, minimax for |r| <= ln 2 / 2: 3e-9 relative error of e^r.
+inline Vec exp_tail(Vec r)
+{
+    Vec p = splat(0.0013814467f);
+    p = p * r + 0.0083687808f;
+    p = p * r + 0.0416683927f;
+    p = p * r + 0.1666651964f;
+    return p * r + 0.4999999404f;
+}
+
+inline Vec power_of_two(Vec n) { return (Vec)((__builtin_convertvector(n, IVec) + 127) << 23); }
+
+// e^x for x <= 0, also -inf; 0 below kLeastExponent.
+inline Vec exp_negative(Vec x)
+{
+    const Reduced a = reduce(vmax(x, splat(kLeastExponent)));
+    const Vec e = (exp_tail(a.r) * (a.r * a.r) + a.r) + 1.0f;
+    return (Vec)((IVec)(e * power_of_two(a.n)) & (IVec)(x >= kLeastExponent));
+}
+
+// cap * tanh(x / cap), from e^2y - 1 so that small values keep their relative precision.
+void softcap(float *x, size_t n, float cap)
+{
+    const IVec sign_bit = splat(INT32_MIN);
+    for (size_t i = 0; i < n; i += kLanes) {
+        const Vec value = load(x + i);
+        const IVec sign = (IVec)value & sign_bit;
+        const Vec twice = (Vec)((IVec)value ^ sign) * (2.0f / cap);
+        const Reduced a = reduce(-vmax(-twice, splat(-40.0f)));
+        const Vec power = power_of_two(a.n);
+        const Vec minus_one = (exp_tail(a.r) * (a.r * a.r) + a.r) * power + (power - 1.0f);
+        store(x + i, (Vec)((IVec)(minus_one / (minus_one + 2.0f) * cap) | sign));
+    }
+}
+
+void scale(float *x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i += kLanes) store(x + i, load(x + i) * factor);
+}
+
+// The scores of one row become weights.
+inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
+{
+    constexpr float kNothing = -__builtin_inff();
+    float *s = job.scores + static_cast<size_t>(row) * job.stride;
+    const int whole = job.tokens / kLanes * kLanes, rest = job.tokens - whole;
+    Vec most = splat(kNothing), last = most;
+    for (int t = 0; t < whole; t += kLanes) most = vmax(most, load(s + t));
+    if (rest) {
+        last = first_lanes(load(s + whole), rest, kNothing);
+        most = vmax(most, last);
+    }
+    const float before = job.m[row], now = largest(most);
+    const float m = now > before ? now : before;
+    const float base = m == kNothing ? 0.0f : m;  // nothing seen: e^(-inf - 0) = 0
+    Vec total = splat(0.0f);
+    for (int t = 0; t < whole; t += kLanes) {
+        const Vec p = exp_negative(load(s + t) - base);
+        total += p;
+        store(s + t, p);
+    }
+    int end = whole;
+    if (rest) {
+        const Vec p = exp_negative(last - base);
+        total += p;
+        store(s + whole, p);
+        end += kLanes;
+    }
+    for (; end < static_cast<int>(job.stride); end += kLanes) store(s + end, splat(0.0f));
+    float factor = 1.0f;
+    if (now > before) {
+        factor = exp_negative(splat(before - m))[0];
+        grew = true;
+        job.m[row] = m;
+        job.l[row] *= static_cast<double>(factor);
+    }
+    job.l[row] += static_cast<double>(sum(total));
+    job.factors[row] = factor;
+}
+
+bool softmax(const SoftmaxJob &job)
+{
+    bool grew = false;
+    for (int row = 0; row < job.rows; row++) softmax_row(job, row, grew);
+    return grew;
+}
+
+// ---- halves, where they lie -------------------------------------------------------------------------------------------------
+// Registers hold pairs: of dims for keys, of tokens for values. The two sums of a pair are added once, at the end.
+
+constexpr int kPairs = kLanes / 2;  // words a vector
+
+template <int kRows, int kVecs>
+inline void f16_scores_block(const ScoreJob &job, int t0, int words_last)
+{
+    const TileView &tile = *job.job.tile;
+    const auto tokens = static_cast<size_t>(tile.tokens);
+    const uint32_t *k = reinterpret_cast<const uint32_t *>(tile.k) + t0;
+    const float *q = job.queries.q;
+    Vec sums[kRows][kVecs] = {};
+    const int words = (tile.dim_k + 1) / 2;
+    for (int g = 0; g < words; g++, k += tokens, q += 2) {
+        Vec x[kVecs];
+        for (int i = 0; i + 1 < kVecs; i++) x[i] = halves(k + i * kPairs);
+        x[kVecs - 1] = halves(k + (kVecs - 1) * kPairs, words_last);
+        for (int r = 0; r < kRows; r++) {
+            const Vec pair = splat_pair(q + static_cast<size_t>(r) * job.queries.stride);
+            for (int i = 0; i < kVecs; i++) sums[r][i] += x[i] * pair;
+        }
+    }
+    for (int r = 0; r < kRows; r++)
+        for (int i = 0; i < kVecs; i += 2)
+            store(job.out + static_cast<size_t>(r) * job.stride + t0 + i * kPairs,
+                  pair_sums(sums[r][i], i + 1 < kVecs ? sums[r][i + 1 < kVecs ? i + 1 : i] : Vec{}));
+}
+
+template <int kRows>
+void f16_scores(const ScoreJob &job)
+{
+    constexpr int kMost = kLanes == 16 ? 4 : kRows <= 3 ? 3 : 2;  // vectors of tokens that leave registers for the sums
+    const int tokens = job.job.tile->tokens;
+    for (int t = 0; t < tokens;) {
+        const int left = tokens - t, vecs = (left + kPairs - 1) / kPairs;
+        if (vecs >= kMost) {
+            f16_scores_block<kRows, kMost>(job, t, left >= kMost * kPairs ? kPairs : left - (kMost - 1) * kPairs);
+            t += kMost * kPairs;
+        } else if (kMost > 2 && vecs >= 2) {
+            f16_scores_block<kRows, 2>(job, t, left >= 2 * kPairs ? kPairs : left - kPairs);
+            t += 2 * kPairs;
+        } else {
+            f16_scores_block<kRows, 1>(job, t, left >= kPairs ? kPairs : left);
+            t += kPairs;
+        }
+    }
+}
+
+template <int kRows, int kVecs>
+inline void f16_values_block(const ValueJob &job, int d0, int words_last)
+{
+    const TileView &tile = *job.job.tile;
+    const uint32_t *v = reinterpret_cast<const uint32_t *>(tile.v) + d0;
+    const float *p = job.weights;
+    Vec sums[kRows][kVecs] = {};
+    const int words = (tile.tokens + 1) / 2;
+    for (int g = 0; g < words; g++, v += tile.dim_v, p += 2) {
+        Vec pair[kRows];
+        for (int r = 0; r < kRows; r++) pair[r] = splat_pair(p + static_cast<size_t>(r) * job.stride);
+        for (int i = 0; i < kVecs; i++) {
+            const Vec x = i + 1 < kVecs ? halves(v + i * kPairs) : halves(v + i * kPairs, words_last);
+            for (int r = 0; r < kRows; r++) sums[r][i] += x * pair[r];
+        }
+    }
+    for (int r = 0; r < kRows; r++) {
+        float *o = job.o + static_cast<size_t>(r) * job.o_stride + d0;
+        int i = 0;
+        for (; i + 2 <= kVecs; i += 2) store(o + i * kPairs, load(o + i * kPairs) + pair_sums(sums[r][i], sums[r][i + 1]));
+        if (i < kVecs) {
+            const Vec half = pair_sums(sums[r][i], Vec{});
+            for (int d = 0; d < kPairs; d++) o[i * kPairs + d] += half[d];
+        }
+    }
+}
+
+template <int kRows>
+void f16_values(const ValueJob &job)
+{
+    constexpr int kMost = kLanes == 16 ? (kRows <= 3 ? 8 : 4) : kRows <= 3 ? 4 : 2;
+    const int dim = job.job.tile->dim_v;
+    for (int d = 0; d < dim;) {
+        const int left = dim - d, vecs = (left + kPairs - 1) / kPairs;
+        if (vecs >= kMost) {
+            f16_values_block<kRows, kMost>(job, d, left >= kMost * kPairs ? kPairs : left - (kMost - 1) * kPairs);
+            d += kMost * kPairs;
+        } else if (vecs >= 2) {
+            f16_values_block<kRows, 2>(job, d, left >= 2 * kPairs ? kPairs : left - kPairs);
+            d += 2 * kPairs;
+        } else {
+            f16_values_block<kRows, 1>(job, d, left);
+            d += kPairs;
+        }
+    }
+}
+
+// The function for a number of rows, at most kRowsAtOnce.
+#define VKV_BY_ROWS(function)                    \
+    [](const auto &job) {                        \
+        switch (rows_of(job)) {                  \
+            case 1:                              \
+                return function<1>(job);         \
+            case 2:                              \
+                return function<2>(job);         \
+            case 3:                              \
+                return function<3>(job);         \
+            default:                             \
+                return function<4>(job);         \
+        }                                        \
+    }
+inline int rows_of(const ScoreJob &job) { return job.queries.rows; }
+inline int rows_of(const ValueJob &job) { return job.rows; }
+
+// ---- blocks -----------------------------------------------------------------------------------------------------------------
+
+// What the codes of a codec are. Field e / 4, byte e % 4 of a word holds element e; 3-bit codes have their high bit in words of
+// their own, twice as long.
+template <Codec kCodec>
+struct Codes {
+    static constexpr int kBits = bits_of(kCodec) == 3 ? 2 : bits_of(kCodec);
+    static constexpr int kWidth = 32 / kBits;  // elements a word
+    static constexpr bool kHigh = bits_of(kCodec) == 3;
+    static constexpr int kGroup = kCodec == Codec::int8 ? 128 : is_uniform(kCodec) ? 64 : 1 << 20;
+};
+
+template <Codec kCodec>
+inline Vec code_values(IVec x, IVec high, int e, int high_e, const float *table)
+{
+    using C = Codes<kCodec>;
+    IVec code = (x >> (8 * (e % 4) + C::kBits * (e / 4))) & ((1 << C::kBits) - 1);
+    if constexpr (C::kHigh) code |= ((high >> (8 * (high_e % 4) + high_e / 4)) & 1) << 2;
+    if constexpr (is_rotated(kCodec)) return lookup(table, code);
+    return to_float(code);
+}
+
+inline void level_table(const TileJob &job, int bits, float *table)
+{
+    for (int i = 0; i < 16; i++) table[i] = job.levels && i < 1 << bits ? static_cast<float>(job.levels[i]) : 0.0f;
+}
+
+// x = scale * code + offset, for lanes of tokens.
+template <Codec kCodec>
+struct LaneScales {
+    LaneScales(const TileView &tile, int groups, int group, int t, int n)
+    {
+        const auto row = [&](int at) {
+            const uint16_t *p = tile.k_scale + static_cast<size_t>(at) * static_cast<size_t>(tile.tokens) + t;
+            return n < kLanes ? half_row(p, n) : half_row(p);
+        };
+        factor = row(group);
+        if constexpr (kCodec == Codec::int8) offset = factor * -128.0f;
+        if constexpr (is_uniform(kCodec)) offset = row(groups + group);
+    }
+    Vec factor, offset = {};
+};
+
+template <Codec kCodec>
+void decode_keys(const DecodeJob &job)
+{
+    using C = Codes<kCodec>;
+    const TileView &tile = *job.job.tile;
+    const auto tokens = static_cast<size_t>(tile.tokens);
+    float table[16];
+    level_table(job.job, bits_of(kCodec), table);
+    const int dim = tile.dim_k, groups = (dim + C::kGroup - 1) / C::kGroup;
+    for (int lane = 0; lane < kBlock; lane += kLanes) {
+        const int n = job.count - lane < kLanes ? job.count - lane : kLanes, t = job.t0 + lane;
+        float *out = job.out + lane;
+        if (n <= 0) {
+            for (int d = 0; d < dim; d++) store(out + d * kBlock, Vec{});
+            continue;
+        }
+        const uint32_t *words = reinterpret_cast<const uint32_t *>(tile.k) + t;
+        const uint32_t *high_words = C::kHigh ? reinterpret_cast<const uint32_t *>(tile.k_high) + t : nullptr;
+        for (int group = 0; group < groups; group++) {
+            const LaneScales<kCodec> scales(tile, groups, group, t, n);
+            const int begin = group * C::kGroup, end = dim - begin < C::kGroup ? dim : begin + C::kGroup;
+            for (int d = begin; d < end; d += C::kWidth) {
+                const IVec x = load_words(words + static_cast<size_t>(d / C::kWidth) * tokens, n);
+                const IVec high = C::kHigh ? load_words(high_words + static_cast<size_t>(d / 32) * tokens, n) : IVec{};
+                for (int e = 0; e < C::kWidth && d + e < end; e++)
+                    store(out + (d + e) * kBlock,
+                          code_values<kCodec>(x, high, e, (d + e) % 32, table) * scales.factor + scales.offset);
+            }
+        }
+    }
+}
+
+inline void clear_padding(const DecodeJob &job, int written)
+{
+    for (int i = 0; i < job.count; i++)
+        for (size_t d = static_cast<size_t>(written); d < job.stride; d++) job.out[static_cast<size_t>(i) * job.stride + d] = 0.0f;
+}
+
+template <Codec kCodec>
+void decode_values(const DecodeJob &job)
+{
+    using C = Codes<kCodec>;
+    const TileView &tile = *job.job.tile;
+    const auto tokens = static_cast<size_t>(tile.tokens), dims = static_cast<size_t>(tile.dim_v);
+    float table[16];
+    level_table(job.job, bits_of(kCodec), table);
+    const int dim = tile.dim_v, groups = (dim + C::kGroup - 1) / C::kGroup;
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(tile.v);
+    const uint32_t *high_words = C::kHigh ? reinterpret_cast<const uint32_t *>(tile.v_high) : nullptr;
+    for (int group = 0; group < groups; group++) {
+        float factor[kBlock], offset[kBlock] = {};
+        for (int i = 0; i < job.count; i++) {
+            const uint16_t *p = tile.v_scale + static_cast<size_t>(group) * tokens + job.t0 + i;
+            factor[i] = load_half(p);
+            if (kCodec == Codec::int8) offset[i] = -128.0f * factor[i];
+            if (is_uniform(kCodec)) offset[i] = load_half(p + static_cast<size_t>(groups) * tokens);
+        }
+        const int begin = group * C::kGroup, end = dim - begin < C::kGroup ? dim : begin + C::kGroup;
+        for (int d = begin; d < end; d += kLanes) {
+            const int n = end - d < kLanes ? end - d : kLanes;
+            for (int i = 0; i < job.count; i += C::kWidth) {
+                const auto t = static_cast<size_t>(job.t0 + i);
+                const IVec x = load_words(words + t / C::kWidth * dims + d, n);
+                const IVec high = C::kHigh ? load_words(high_words + t / 32 * dims + d, n) : IVec{};
+                for (int e = 0; e < C::kWidth && i + e < job.count; e++)
+                    store(job.out + static_cast<size_t>(i + e) * job.stride + d,
+                          code_values<kCodec>(x, high, e, static_cast<int>(t % 32) + e, table) * factor[i + e] + offset[i + e]);
+            }
+        }
+    }
+    clear_padding(job, (dim + kLanes - 1) / kLanes * kLanes);
+}
+
+template <>
+void decode_keys<Codec::f16>(const DecodeJob &job)
+{
+    const TileView &tile = *job.job.tile;
+    const auto *k = reinterpret_cast<const uint16_t *>(tile.k);
+    const auto tokens = static_cast<size_t>(tile.tokens);
+    for (int d = 0; d < tile.dim_k; d++)
+        for (int i = 0; i < kBlock; i++)
+            job.out[d * kBlock + i] =
+                i < job.count ? load_half(k + 2 * (static_cast<size_t>(d / 2) * tokens + static_cast<size_t>(job.t0 + i)) + d % 2) : 0.0f;
+}
+
+template <>
+void decode_values<Codec::f16>(const DecodeJob &job)
+{
+    const TileView &tile = *job.job.tile;
+    const auto *v = reinterpret_cast<const uint16_t *>(tile.v);
+    const auto dims = static_cast<size_t>(tile.dim_v);
+    for (int i = 0; i < job.count; i++) {
+        const auto t = static_cast<size_t>(job.t0 + i);
+        for (size_t d = 0; d < dims; d++) job.out[static_cast<size_t>(i) * job.stride + d] = load_half(v + 2 * (t / 2 * dims + d) + t % 2);
+    }
+    clear_padding(job, tile.dim_v);
+}
+
+constexpr int kBlockVecs = kBlock / kLanes;
+constexpr int kScoreRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;
+
+template <int kRows>
+inline void block_scores_rows(const BlockScores &job, int row)
+{
+    const float *q = job.queries.q + static_cast<size_t>(row) * job.queries.stride;
+    Vec sums[kRows][kBlockVecs] = {};
+    for (int d = 0; d < job.dim; d++) {
+        Vec k[kBlockVecs];
+        for (int i = 0; i < kBlockVecs; i++) k[i] = load(job.block + d * kBlock + i * kLanes);
+        for (int r = 0; r < kRows; r++)
+            for (int i = 0; i < kBlockVecs; i++) sums[r][i] += k[i] * q[static_cast<size_t>(r) * job.queries.stride + d];
+    }
+    for (int r = 0; r < kRows; r++)
+        for (int i = 0; i < kBlockVecs; i++)
+            store(job.out + static_cast<size_t>(row + r) * job.stride + i * kLanes, sums[r][i]);
+}
+
+void block_scores(const BlockScores &job)
+{
+    int row = 0;
+    for (; row + kScoreRows <= job.queries.rows; row += kScoreRows) block_scores_rows<kScoreRows>(job, row);
+    if (kScoreRows > 4 && row + 4 <= job.queries.rows) {
+        block_scores_rows<4>(job, row);
+        row += 4;
+    }
+    if (kScoreRows > 2 && row + 2 <= job.queries.rows) {
+        block_scores_rows<2>(job, row);
+        row += 2;
+    }
+    if (row < job.queries.rows) block_scores_rows<1>(job, row);
+}
+
+template <int kRows, int kVecs>
+inline void block_values_part(const BlockValues &job, int row, size_t d)
+{
+    const float *p = job.weights + static_cast<size_t>(row) * job.stride;
+    float *o = job.o + static_cast<size_t>(row) * job.o_stride + d;
+    Vec sums[kRows][kVecs] = {};
+    for (int t = 0; t < job.count; t++) {
+        const float *v = job.block + static_cast<size_t>(t) * job.o_stride + d;
+        for (int r = 0; r < kRows; r++)
+            for (int i = 0; i < kVecs; i++) sums[r][i] += load(v + i * kLanes) * p[static_cast<size_t>(r) * job.stride + t];
+    }
+    for (int r = 0; r < kRows; r++)
+        for (int i = 0; i < kVecs; i++) {
+            float *at = o + static_cast<size_t>(r) * job.o_stride + i * kLanes;
+            store(at, load(at) + sums[r][i]);
+        }
+}
+
+template <int kRows>
+inline void block_values_rows(const BlockValues &job, int row)
+{
+    constexpr int kVecs = kLanes == 16 ? 4 : 2;
+    size_t d = 0;
+    for (; d + kVecs * kLanes <= job.o_stride; d += kVecs * kLanes) block_values_part<kRows, kVecs>(job, row, d);
+    for (; d < job.o_stride; d += kLanes) block_values_part<kRows, 1>(job, row, d);
+}
+
+void block_values(const BlockValues &job)
+{
+    constexpr int kRows = kLanes == 4 ? 2 : 4;
+    int row = 0;
+    for (; row + kRows <= job.rows; row += kRows) block_values_rows<kRows>(job, row);
+    for (; row < job.rows; row++) block_values_rows<1>(job, row);
+}
+
+void rope_block(const RopeBlock &job)
+{
+    for (int i = 0; i < job.pairs; i++) {
+        float *a = job.block + static_cast<size_t>(job.interleaved ? 2 * i : i) * kBlock;
+        float *b = a + static_cast<size_t>(job.interleaved ? 1 : job.pairs) * kBlock;
+        for (int lane = 0; lane < kBlock; lane += kLanes) {
+            const Vec lane_cosine = load(job.cosines + i * kBlock + lane), lane_sine = load(job.sines + i * kBlock + lane);
+            const Vec c = lane_cosine * job.cosine[i] - lane_sine * job.sine[i];
+            const Vec s = lane_cosine * job.sine[i] + lane_sine * job.cosine[i];
+            const Vec x = load(a + lane), y = load(b + lane);
+            store(a + lane, x * c - y * s);
+            store(b + lane, x * s + y * c);
+        }
+    }
+}
+
+#define VKV_ALL_CODECS(function)                                                                                           \
+    {                                                                                                                      \
+        function<Codec::f16>, function<Codec::int8>, function<Codec::uniform4>, function<Codec::uniform3>,                 \
+            function<Codec::uniform2>, function<Codec::rotated4>, function<Codec::rotated3>, function<Codec::rotated2>     \
+    }

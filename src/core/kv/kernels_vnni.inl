@@ -1,0 +1,264 @@
+// Codes times queries and weights in bytes (VNNI's vpdpbusd: four products of an unsigned and a signed byte added to 32 bits).
+//
+// A float of 24 bits is three bytes, so a product of a code is three byte products: 64 codes in three instructions, where floats
+// take four and a conversion. Keys: codes unsigned, digits of q signed, tokens in lanes. Values: digits of the weights unsigned (a
+// weight is not negative), codes signed, dims in lanes. Sums are exact; they turn to floats once a group of dims, or once a tile.
+// Included in an anonymous namespace by kernels_avx512.cpp.
+
+inline __m512i splat_word(const uint32_t *p) { return _mm512_set1_epi32(static_cast<int>(load_as<uint32_t>(p))); }
+inline void prefetch_line(const uint8_t *p) { _mm_prefetch(reinterpret_cast<const char *>(p), _MM_HINT_T0); }
+
+// (a2 * 256 + a1) * 256 + a0; the first two fit 32 bits.
+inline __m512 joined(__m512i a0, __m512i a1, __m512i a2)
+{
+    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(a2, 8), a1);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(256.0f), _mm512_cvtepi32_ps(a0));
+}
+
+// The four codes of the quad `e4` (elements 4 e4 .. 4 e4 + 3) of words: bytes. table: codes to levels, for rotated codecs.
+template <Codec kCodec>
+inline __m512i quad_codes(__m512i x, __m512i high, int e4, int high_e4, __m512i table)
+{
+    using C = Codes<kCodec>;
+    if constexpr (kCodec == Codec::int8) return x;
+    const __m512i mask = _mm512_set1_epi8((1 << C::kBits) - 1);
+    __m512i code = _mm512_and_si512(_mm512_srli_epi32(x, static_cast<unsigned>(C::kBits * e4)), mask);
+    if constexpr (C::kHigh) {
+        const __m512i bit = high_e4 >= 2 ? _mm512_srli_epi32(high, static_cast<unsigned>(high_e4 - 2))
+                                         : _mm512_slli_epi32(high, static_cast<unsigned>(2 - high_e4));
+        code = _mm512_ternarylogic_epi32(bit, _mm512_set1_epi8(4), code, 0xEA);  // (bit & 4) | code
+    }
+    if constexpr (is_rotated(kCodec)) return _mm512_shuffle_epi8(table, code);
+    return code;
+}
+
+template <Codec kCodec>
+struct Vnni {
+    using C = Codes<kCodec>;
+    static constexpr int kQuads = C::kWidth / 4;         // quads a word
+    static constexpr int kGroup = is_uniform(kCodec) ? 64 : 128;  // dims between two conversions of sums to floats
+    static constexpr int kZero = kCodec == Codec::int8 || is_rotated(kCodec) ? 128 : 1 << (bits_of(kCodec) - 1);  // code taken for zero
+
+    static __m512i levels_table(const TileJob &job, uint8_t flip)
+    {
+        uint8_t bytes[16] = {};
+        if (is_rotated(kCodec))
+            for (int i = 0; i < 1 << bits_of(kCodec); i++) bytes[i] = static_cast<uint8_t>(job.levels[i]) ^ flip;
+        return _mm512_broadcast_i32x4(load_as<__m128i>(bytes));
+    }
+
+    // ---- keys ----
+
+    template <int kRows, int kVecs>
+    static void scores_block(const ScoreJob &job, int t0, __m512i table, __mmask16 last)
+    {
+        const TileView &tile = *job.job.tile;
+        const auto tokens = static_cast<size_t>(tile.tokens);
+        const QueryRows &queries = job.queries;
+        const auto *words = reinterpret_cast<const uint32_t *>(tile.k) + t0;
+        const auto *high_words = reinterpret_cast<const uint32_t *>(tile.k_high) + t0;
+        const int dim = tile.dim_k, groups = (dim + kGroup - 1) / kGroup;
+        for (int group = 0; group < groups; group++) {
+            const int begin = group * kGroup, end = dim - begin < kGroup ? dim : begin + kGroup;
+            __m512i sums[kRows][3][kVecs];
+            for (int r = 0; r < kRows; r++) {
+                const int32_t *digit_sums = queries.digit_sums + (static_cast<size_t>(r) * queries.stride + begin) / kRowPad * 4;
+                for (int i = 0; i < 3; i++) {
+                    int32_t total = digit_sums[i];
+                    if (kGroup == 128 && end - begin > 64) total += digit_sums[4 + i];
+                    for (int b = 0; b < kVecs; b++) sums[r][i][b] = _mm512_set1_epi32(-kZero * total);
+                }
+            }
+            __m512i high[kVecs] = {};
+            for (int d = begin; d < end; d += C::kWidth) {
+                const uint32_t *digits = queries.digits + d;
+                const auto word = static_cast<size_t>(d / C::kWidth) * tokens;
+                __m512i x[kVecs];
+                for (int b = 0; b < kVecs; b++) x[b] = load_part(words + word, b, kVecs, last);
+                if constexpr (C::kHigh)
+                    if (d % 32 == 0)
+                        for (int b = 0; b < kVecs; b++)
+                            high[b] = load_part(high_words + static_cast<size_t>(d / 32) * tokens, b, kVecs, last);
+                if (C::kHigh && d % 32 != 0)
+                    quads<kRows, kVecs, C::kHigh ? 4 : 0>(x, high, digits, queries.stride, table, sums);
+                else
+                    quads<kRows, kVecs, 0>(x, high, digits, queries.stride, table, sums);
+            }
+            write_scores<kRows, kVecs>(job, t0, group, groups, sums, last);
+        }
+    }
+
+    static __m512i load_part(const uint32_t *p, int b, int vecs, __mmask16 last)
+    {
+        return b + 1 < vecs ? _mm512_loadu_si512(p + b * 16) : _mm512_maskz_loadu_epi32(last, p + b * 16);
+    }
+
+    // One word of each token: kQuads times four dims.
+    template <int kRows, int kVecs, int kHighQuad>
+    static inline void quads(const __m512i *x, const __m512i *high, const uint32_t *digits, size_t stride, __m512i table,
+                             __m512i (&sums)[kRows][3][kVecs])
+    {
+#pragma GCC unroll 8
+        for (int e = 0; e < kQuads; e++) {
+            __m512i codes[kVecs];
+            for (int b = 0; b < kVecs; b++) codes[b] = quad_codes<kCodec>(x[b], high[b], e, kHighQuad + e, table);
+            for (int r = 0; r < kRows; r++)
+                for (int i = 0; i < 3; i++) {
+                    const __m512i digit = splat_word(digits + static_cast<size_t>(r) * stride + 4 * e + i);
+                    for (int b = 0; b < kVecs; b++) sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], codes[b], digit);
+                }
+        }
+    }
+
+    template <int kRows, int kVecs>
+    static inline void write_scores(const ScoreJob &job, int t0, int group, int groups, const __m512i (&sums)[kRows][3][kVecs],
+                                    __mmask16 last)
+    {
+        const TileView &tile = *job.job.tile;
+        const auto tokens = static_cast<size_t>(tile.tokens);
+        for (int b = 0; b < kVecs; b++) {
+            const uint16_t *p = tile.k_scale + t0 + b * 16 + (is_rotated(kCodec) ? 0 : static_cast<size_t>(group) * tokens);
+            const __mmask16 lanes = b + 1 < kVecs ? 0xFFFF : last;
+            const __m512 factor = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p));
+            __m512 offset = {};
+            if constexpr (is_uniform(kCodec))
+                offset = _mm512_fmadd_ps(factor, _mm512_set1_ps(kZero),
+                                         _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p + static_cast<size_t>(groups) * tokens)));
+            for (int r = 0; r < kRows; r++) {
+                float *out = job.out + static_cast<size_t>(r) * job.stride + t0 + b * 16;
+                __m512 score = _mm512_mul_ps(joined(sums[r][0][b], sums[r][1][b], sums[r][2][b]), factor);
+                if constexpr (is_uniform(kCodec)) {
+                    const int32_t *s = job.queries.digit_sums + (static_cast<size_t>(r) * job.queries.stride / kRowPad + group) * 4;
+                    const float q_sum = (static_cast<float>(s[2]) * 256.0f + static_cast<float>(s[1])) * 256.0f + static_cast<float>(s[0]);
+                    score = _mm512_fmadd_ps(offset, _mm512_set1_ps(q_sum), score);
+                }
+                score = _mm512_mul_ps(score, _mm512_set1_ps(job.queries.steps[r]));
+                _mm512_storeu_ps(out, group ? _mm512_add_ps(score, _mm512_loadu_ps(out)) : score);
+            }
+        }
+    }
+
+    template <int kRows>
+    static void scores(const ScoreJob &job)
+    {
+        const __m512i table = levels_table(job.job, 0x80);
+        const int tokens = job.job.tile->tokens;
+        int t = 0;
+        for (; t + 16 < tokens; t += 32)
+            scores_block<kRows, 2>(job, t, table, lanes_below(tokens - t - 16));
+        if (t < tokens) scores_block<kRows, 1>(job, t, table, lanes_below(tokens - t));
+    }
+
+    // ---- values ----
+
+    // Weights times scales of a group as digits: [rows][kMostTokens / 4][4], and what a unit of them is worth.
+    template <int kRows>
+    struct Weights {
+        alignas(64) uint32_t digits[kRows][kMostTokens];
+        float unit[kRows];
+        float offset[kRows];  // sum of weights times minima
+    };
+
+    static __m512 scales_part(const TileView &tile, int row, int t)
+    {
+        const uint16_t *p = tile.v_scale + static_cast<size_t>(row) * static_cast<size_t>(tile.tokens) + t;
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_below(tile.tokens - t), p));
+    }
+
+    template <int kRows>
+    static void weigh(const ValueJob &job, int group, int groups, Weights<kRows> &out)
+    {
+        const TileView &tile = *job.job.tile;
+        const int end = (tile.tokens + C::kWidth - 1) / C::kWidth * C::kWidth;
+        // Bytes of four tokens side by side: digit 0 of each, digit 1 of each, ...
+        const __m512i transpose = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        alignas(64) float scaled[kMostTokens];
+        for (int r = 0; r < kRows; r++) {
+            const float *p = job.weights + static_cast<size_t>(r) * job.stride;
+            __m512 most = _mm512_setzero_ps(), offset = most;
+            for (int t = 0; t < tile.tokens; t += 16) {
+                const __m512 weight = _mm512_loadu_ps(p + t);
+                const __m512 product = _mm512_mul_ps(weight, scales_part(tile, group, t));
+                if constexpr (is_uniform(kCodec)) offset = _mm512_fmadd_ps(weight, scales_part(tile, groups + group, t), offset);
+                most = _mm512_max_ps(most, product);
+                _mm512_store_ps(scaled + t, product);
+            }
+            const float largest_weight = _mm512_reduce_max_ps(most);
+            out.offset[r] = is_uniform(kCodec) ? _mm512_reduce_add_ps(offset) : 0.0f;
+            constexpr float kUnits = 16777214.0f;  // 2^24 - 2: rounding up stays below 2^24
+            const bool any = largest_weight > 1e-30f;
+            out.unit[r] = any ? largest_weight / kUnits : 0.0f;
+            const __m512 inverse = _mm512_set1_ps(any ? kUnits / largest_weight : 0.0f);
+            int t = 0;
+            for (; t < tile.tokens; t += 16) {
+                const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(scaled + t), inverse));
+                _mm512_store_si512(out.digits[r] + t, _mm512_shuffle_epi8(value, transpose));
+            }
+            for (; t < end; t += 16) _mm512_store_si512(out.digits[r] + t, _mm512_setzero_si512());
+        }
+    }
+
+    template <int kRows, int kVecs>
+    static void values_block(const ValueJob &job, int d0, __m512i table, __mmask16 last, const Weights<kRows> &weights)
+    {
+        const TileView &tile = *job.job.tile;
+        const auto dims = static_cast<size_t>(tile.dim_v);
+        const auto *words = reinterpret_cast<const uint32_t *>(tile.v) + d0;
+        const auto *high_words = reinterpret_cast<const uint32_t *>(tile.v_high) + d0;
+        __m512i sums[kRows][3][kVecs] = {}, high[kVecs] = {};
+        for (int t = 0; t < tile.tokens; t += C::kWidth, words += dims) {
+            __m512i x[kVecs];
+            for (int b = 0; b < kVecs; b++) x[b] = load_part(words, b, kVecs, last);
+            if constexpr (C::kHigh)
+                if (t % 32 == 0)
+                    for (int b = 0; b < kVecs; b++)
+                        high[b] = load_part(high_words + static_cast<size_t>(t / 32) * dims, b, kVecs, last);
+            if (C::kHigh && t % 32 != 0)
+                value_quads<kRows, kVecs, C::kHigh ? 4 : 0>(x, high, t, table, weights, sums);
+            else
+                value_quads<kRows, kVecs, 0>(x, high, t, table, weights, sums);
+        }
+        for (int r = 0; r < kRows; r++)
+            for (int b = 0; b < kVecs; b++) {
+                float *o = job.o + static_cast<size_t>(r) * job.o_stride + d0 + b * 16;
+                __m512 value = _mm512_mul_ps(joined(sums[r][0][b], sums[r][1][b], sums[r][2][b]), _mm512_set1_ps(weights.unit[r]));
+                if constexpr (is_uniform(kCodec)) value = _mm512_add_ps(value, _mm512_set1_ps(weights.offset[r]));
+                _mm512_storeu_ps(o, _mm512_add_ps(_mm512_loadu_ps(o), value));
+            }
+    }
+
+    template <int kRows, int kVecs, int kHighQuad>
+    static inline void value_quads(const __m512i *x, const __m512i *high, int t, __m512i table, const Weights<kRows> &weights,
+                                   __m512i (&sums)[kRows][3][kVecs])
+    {
+#pragma GCC unroll 8
+        for (int e = 0; e < kQuads; e++) {
+            __m512i codes[kVecs];
+            for (int b = 0; b < kVecs; b++) {
+                codes[b] = quad_codes<kCodec>(x[b], high[b], e, kHighQuad + e, table);
+                if constexpr (kCodec == Codec::int8) codes[b] = _mm512_xor_si512(codes[b], _mm512_set1_epi8(-128));
+            }
+            for (int r = 0; r < kRows; r++)
+                for (int i = 0; i < 3; i++) {
+                    const __m512i digit = splat_word(weights.digits[r] + t + 4 * e + i);
+                    for (int b = 0; b < kVecs; b++) sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], digit, codes[b]);
+                }
+        }
+    }
+
+    template <int kRows>
+    static void values(const ValueJob &job)
+    {
+        const __m512i table = levels_table(job.job, 0);
+        const int dim = job.job.tile->dim_v;
+        const int groups = (dim + C::kGroup - 1) / C::kGroup;
+        Weights<kRows> weights;
+        for (int group = 0; group < groups; group++) {
+            weigh<kRows>(job, group, groups, weights);
+            int d = group * C::kGroup;
+            const int end = dim - d < C::kGroup ? dim : d + C::kGroup;
+            for (; d + 16 < end; d += 32) values_block<kRows, 2>(job, d, table, lanes_below(end - d - 16), weights);
+            if (d < end) values_block<kRows, 1>(job, d, table, lanes_below(end - d), weights);
+        }
+    }
+};

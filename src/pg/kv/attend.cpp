@@ -1,0 +1,292 @@
+// kv.attend: batched attention of queries over sequences of a cache, on the CPU.
+//
+// For each layer, sequence and KV head the queries that share the head accumulate one state over sealed tiles (read where they lie),
+// the tail and tokens that the caller has not stored yet. Everything is read under the snapshot of the calling statement.
+
+#include <algorithm>
+#include <vector>
+
+#include "core/kv/attend.h"
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/arguments.h"
+#include "pg/kv/call.h"
+#include "pg/kv/halves.h"
+#include "pg/kv/source.h"
+#include "pg/kv/statistics.h"
+
+namespace vkv::kv {
+
+namespace {
+
+// What a call asks for. Shapes: q [layers, batch, q_heads, q_len, dim_k], k and v [layers, batch, kv_heads, fresh, dim].
+struct Request {
+    Cache *cache;
+    Sequence *sequences;
+    int batch, layers, q_len, fresh;
+    const int *layer;
+    TensorView q;
+    const float *queries;
+    const uint16_t *k, *v;  // null: nothing fresh
+    float scale, softcap;
+    bool causal;
+    int32_t window, sinks;  // window 0: none
+
+    size_t heads() const { return static_cast<size_t>(cache->q_heads); }
+    size_t rows() const { return static_cast<size_t>(cache->group()) * static_cast<size_t>(q_len); }
+    size_t item(int l, int b) const { return static_cast<size_t>(l) * static_cast<size_t>(batch) + static_cast<size_t>(b); }
+};
+
+struct Result {
+    TensorHeader *output, *lse;
+};
+
+// Queries and states of the heads of one layer of one sequence; used again for the next.
+class Heads {
+public:
+    Heads(int heads, const Cache *c) : cache_(c), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads)) {}
+
+    void begin(const Request &r, const float *q, int32_t total)
+    {
+        const size_t stride = r.rows() * static_cast<size_t>(cache_->dim_k);
+        for (size_t h = 0; h < queries_.size(); ++h) {
+            queries_[h].set(q + h * stride, static_cast<int>(r.rows()), cache_->dim_k, r.scale, r.softcap);
+            states_[h].reset(static_cast<int>(r.rows()), cache_->dim_v);
+        }
+        look(r, total);
+    }
+
+    void add(const TileView &tile, int32_t to)
+    {
+        const int32_t end = std::min(tile.first + tile.tokens, to);
+        if (tile.first >= furthest_ || (end <= nearest_first_ && tile.first >= selection_.sinks)) return;
+        selection_.to = to;
+        const bool whole = end <= nearest_last_ && tile.first >= furthest_first_;
+        selection_.sights = whole ? nullptr : sights_.data();
+        const auto h = static_cast<size_t>(tile.head);
+        states_[h].add(queries_[h], tile, selection_);
+        ++work_.tiles;
+        work_.bytes += tile_bytes(cache_->shape(tile.codec), tile.tokens);
+    }
+
+    void finish(const Request &r, float *output, float *lse) const
+    {
+        for (size_t h = 0; h < states_.size(); ++h) {
+            const size_t row = h * r.rows();
+            states_[h].finish(output + row * static_cast<size_t>(cache_->dim_v), lse ? lse + row : nullptr);
+        }
+    }
+
+    Work &work() { return work_; }
+    // The bounds of what any row sees, and of what all do.
+    void look(const Request &r, int32_t total)
+    {
+        selection_ = Selection{};
+        selection_.sinks = r.window > 0 ? r.sinks : 0;
+        selection_.rope = cache_->rope;
+        sights_.resize(r.rows());
+        furthest_ = furthest_first_ = 0;
+        nearest_first_ = nearest_last_ = INT32_MAX;
+        for (int i = 0; i < r.q_len; ++i) {
+            const int32_t position = total - r.q_len + i;
+            const int32_t last = r.causal ? std::max(position + 1, 0) : total;
+            const int32_t first = r.window > 0 ? std::max(position + 1 - r.window, 0) : 0;
+            for (size_t row = static_cast<size_t>(i); row < r.rows(); row += static_cast<size_t>(r.q_len)) sights_[row] = {first, last};
+            furthest_ = std::max(furthest_, last);
+            nearest_last_ = std::min(nearest_last_, last);
+            furthest_first_ = std::max(furthest_first_, first);
+            nearest_first_ = std::min(nearest_first_, first);
+        }
+    }
+
+private:
+    const Cache *cache_;
+    std::vector<Queries> queries_;
+    std::vector<Accumulator> states_;
+    std::vector<Sight> sights_;
+    Selection selection_;
+    int32_t furthest_ = 0, furthest_first_ = 0, nearest_first_ = 0, nearest_last_ = 0;
+    Work work_{};
+};
+
+void attend_one(const Request &r, Heads *heads, int l, int b, float *output, float *lse)
+{
+    Cache *c = r.cache;
+    const Sequence &s = r.sequences[b];
+    MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.attend", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext before = MemoryContextSwitchTo(scratch);
+    const TailHalves tail = read_tail(c, &s, r.layer[l], scratch);
+    const int32_t stored = s.sealed + tail.tokens;
+    if (r.fresh > INT32_MAX - stored)
+        throw Error(Errc::limit_exceeded, message("sequence %lld of cache \"%s\" has %d tokens, %d more are too many",
+                                                  static_cast<long long>(s.seq), c->name, stored, r.fresh));
+    const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
+    heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored + r.fresh);
+    auto add = [heads](const TileView &tile, int32_t to) { heads->add(tile, to); };
+    visit_sealed(c, &s, r.layer[l], add);
+    for_halves(c, {tail.k, tail.v, s.sealed, tail.tokens}, add);
+    if (r.fresh > 0) {
+        const size_t tokens = item * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(r.fresh);
+        const uint16_t *v = r.v ? r.v + tokens * static_cast<size_t>(c->dim_v) : nullptr;
+        for_halves(c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh}, add);
+    }
+    heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);
+    heads->work().tokens += static_cast<uint64_t>(stored) + static_cast<uint64_t>(r.fresh);
+    MemoryContextSwitchTo(before);
+    MemoryContextDelete(scratch);
+}
+
+// q's dimensions, once the layers and the query positions that were left out are put in.
+void read_queries(Request *r, bool many_layers)
+{
+    const Cache *c = r->cache;
+    const TensorView &q = r->q;
+    const int lead = many_layers ? 1 : 0, rest = q.dims - lead;
+    bool fits = rest == 3 || rest == 4;
+    if (fits) {
+        const uint32_t *shape = q.shape + lead;
+        fits = (!many_layers || q.shape[0] == static_cast<uint32_t>(r->layers)) && shape[0] == static_cast<uint32_t>(r->batch) &&
+               shape[1] == static_cast<uint32_t>(c->q_heads) && shape[rest - 1] == static_cast<uint32_t>(c->dim_k);
+        r->q_len = rest == 4 ? static_cast<int>(shape[2]) : 1;
+    }
+    const std::string layers = many_layers ? message("%d, ", r->layers) : "";
+    if (!fits)
+        throw Error(Errc::data_exception,
+                    message("q has shape %s, should be [%s%d, %d, %d] or [%s%d, %d, q_len, %d]", shape_text(q).c_str(), layers.c_str(), r->batch,
+                            c->q_heads, c->dim_k, layers.c_str(), r->batch, c->q_heads, c->dim_k),
+                    {}, many_layers ? "The dimensions are layers, sequences, q_heads, query positions, head_dim."
+                                    : "The dimensions are sequences, q_heads, query positions, head_dim.");
+}
+
+void check_fresh(const Request &r, bool many_layers, const char *name, const TensorView &t, int dim)
+{
+    const int lead = many_layers ? 1 : 0;
+    const uint32_t *shape = t.shape + lead;
+    if (t.dims == 4 + lead && (!many_layers || t.shape[0] == static_cast<uint32_t>(r.layers)) &&
+        shape[0] == static_cast<uint32_t>(r.batch) && shape[1] == static_cast<uint32_t>(r.cache->kv_heads) &&
+        shape[3] == static_cast<uint32_t>(dim) && (r.fresh == 0 || shape[2] == static_cast<uint32_t>(r.fresh)))
+        return;
+    throw Error(Errc::data_exception, message("%s has shape %s, should be [%s%d, %d, tokens, %d]", name, shape_text(t).c_str(),
+                                              many_layers ? "layers, " : "", r.batch, r.cache->kv_heads, dim));
+}
+
+void read_fresh(FunctionCallInfo fcinfo, Request *r, bool many_layers, int at)
+{
+    if (PG_ARGISNULL(at) && PG_ARGISNULL(at + 1)) return;
+    if (PG_ARGISNULL(at) || PG_ARGISNULL(at + 1) != r->cache->values_in_keys)
+        throw Error(Errc::invalid_parameter, r->cache->values_in_keys ? "this cache takes k without v" : "k and v must be given together");
+    const TensorView k = tensor_argument(fcinfo, at);
+    check_fresh(*r, many_layers, "k", k, r->cache->dim_k);
+    r->fresh = static_cast<int>(k.shape[k.dims - 2]);
+    r->k = finite_halves(k, "k");
+    if (r->cache->values_in_keys) return;
+    const TensorView v = tensor_argument(fcinfo, at + 1);
+    check_fresh(*r, many_layers, "v", v, r->cache->dim_v);
+    if (static_cast<int>(v.shape[v.dims - 2]) != r->fresh)
+        throw Error(Errc::data_exception, message("k has %d tokens, v has %u", r->fresh, v.shape[v.dims - 2]));
+    r->v = finite_halves(v, "v");
+}
+
+int positive_or(FunctionCallInfo fcinfo, int at, const char *name, int least, int otherwise)
+{
+    if (PG_ARGISNULL(at)) return otherwise;
+    const int value = PG_GETARG_INT32(at);
+    if (value < least) throw Error(Errc::invalid_parameter, message("%s must be at least %d, not %d", name, least, value));
+    return value;
+}
+
+// The arguments from `at` on: scale, causal, window, sinks, softcap.
+void read_options(FunctionCallInfo fcinfo, Request *r, int at)
+{
+    const double scale = PG_ARGISNULL(at) ? 1 / std::sqrt(static_cast<double>(r->cache->dim_k)) : PG_GETARG_FLOAT8(at);
+    if (!std::isfinite(scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
+    r->scale = static_cast<float>(scale);
+    r->causal = PG_ARGISNULL(at + 1) || PG_GETARG_BOOL(at + 1);
+    r->window = positive_or(fcinfo, at + 2, "window", 1, 0);
+    r->sinks = positive_or(fcinfo, at + 3, "sinks", 0, 0);
+    const double softcap = PG_ARGISNULL(at + 4) ? 0 : PG_GETARG_FLOAT8(at + 4);
+    if (!std::isfinite(softcap) || softcap < 0) throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
+    r->softcap = static_cast<float>(softcap);
+}
+
+void read_layers(FunctionCallInfo fcinfo, Request *r, bool many_layers)
+{
+    if (!many_layers) {
+        auto *one = static_cast<int *>(palloc(sizeof(int)));
+        *one = PG_GETARG_INT32(2);
+        r->layer = one;
+        r->layers = 1;
+    } else {
+        ArrayType *array = PG_GETARG_ARRAYTYPE_P(2);
+        if (ARR_NDIM(array) > 1 || ARR_HASNULL(array)) throw Error(Errc::invalid_parameter, "layers must be one-dimensional and not null");
+        r->layers = ARR_NDIM(array) == 0 ? 0 : ARR_DIMS(array)[0];
+        r->layer = reinterpret_cast<const int *>(ARR_DATA_PTR(array));
+    }
+    for (int i = 0; i < r->layers; ++i) check_layer(r->cache, r->layer[i]);
+}
+
+Result make_result(const Request &r, bool want_lse)
+{
+    uint32_t shape[kMaxTensorDims];
+    std::copy(r.q.shape, r.q.shape + kMaxTensorDims, shape);
+    Result result{};
+    if (want_lse) result.lse = make_tensor(Dtype::f32, r.q.dims - 1, shape);
+    shape[r.q.dims - 1] = static_cast<uint32_t>(r.cache->dim_v);
+    result.output = make_tensor(Dtype::f32, r.q.dims, shape);
+    return result;
+}
+
+// first: the number of the argument "scale".
+Result attend(FunctionCallInfo fcinfo, bool many_layers, int first, bool want_lse)
+{
+    const char *const names[] = {"cache", "seqs", many_layers ? "layers" : "layer", "q"};
+    require_arguments(fcinfo, names, 4);
+    const StatTimer timer(Operation::attend);
+    MemoryContext context = CurrentMemoryContext;
+    SPI_connect();
+    Request r{};
+    r.cache = cache_of(PG_GETARG_OID(0));
+    check_model(r.cache, optional_text(fcinfo, first + 7), nullptr);
+    read_layers(fcinfo, &r, many_layers);
+    r.sequences = read_sequences(r.cache, PG_GETARG_ARRAYTYPE_P(1), &r.batch, CurrentMemoryContext);
+    r.q = tensor_argument(fcinfo, 3);
+    read_queries(&r, many_layers);
+    read_options(fcinfo, &r, first);
+    read_fresh(fcinfo, &r, many_layers, first + 5);
+    const size_t n = r.q.elements();
+    auto *queries = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(float) + 64));
+    to_f32(r.q.dtype, r.q.data, queries, n);
+    r.queries = queries;
+    MemoryContext inner = MemoryContextSwitchTo(context);
+    const Result result = make_result(r, want_lse);
+    MemoryContextSwitchTo(inner);
+    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache);
+    auto *output = static_cast<float *>(tensor_data(result.output));
+    auto *lse = want_lse ? static_cast<float *>(tensor_data(result.lse)) : nullptr;
+    if (r.q_len > 0)
+        for (int l = 0; l < r.layers; ++l)
+            for (int b = 0; b < r.batch; ++b) attend_one(r, heads, l, b, output, lse);
+    Work work = heads->work();
+    work.sequences = static_cast<uint64_t>(r.batch);
+    SPI_finish();
+    count_work(Operation::attend, work);
+    return result;
+}
+
+Datum attend_lse(FunctionCallInfo fcinfo, bool many_layers)
+{
+    const bool want_lse = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+    const Result result = attend(fcinfo, many_layers, 5, want_lse);
+    Datum values[] = {PointerGetDatum(result.output), PointerGetDatum(result.lse)};
+    bool nulls[] = {false, !want_lse};
+    return make_row(fcinfo, values, nulls);
+}
+
+}  // namespace
+
+SQL_FUNCTION(kv_attend) { return PointerGetDatum(attend(fcinfo, false, 4, false).output); }
+SQL_FUNCTION(kv_attend_layers) { return PointerGetDatum(attend(fcinfo, true, 4, false).output); }
+SQL_FUNCTION(kv_attend_lse) { return attend_lse(fcinfo, false); }
+SQL_FUNCTION(kv_attend_layers_lse) { return attend_lse(fcinfo, true); }
+
+}  // namespace vkv::kv

@@ -1,0 +1,355 @@
+// The rows of kv.caches as a backend remembers them, and the statements that work on a cache's tables.
+//
+// Statements go through the planner under the caller's identity, so that privileges and row security hold. What is remembered is
+// looked at again when a table of the cache changes: a rename makes new statements.
+
+#include "pg/kv/cache.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+
+namespace vkv::kv {
+
+namespace {
+
+HTAB *caches = nullptr;
+
+struct Entry {
+    Oid header;
+    Cache *cache;
+};
+
+void forget(Datum, Oid relid)
+{
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, caches);
+    while (auto *entry = static_cast<Entry *>(hash_seq_search(&scan))) {
+        Cache *c = entry->cache;
+        if (c && (relid == InvalidOid || relid == c->header || relid == c->sealed || relid == c->tail)) c->stale = true;
+    }
+}
+
+void start()
+{
+    HASHCTL control{};
+    control.keysize = sizeof(Oid);
+    control.entrysize = sizeof(Entry);
+    control.hcxt = CacheMemoryContext;
+    caches = hash_create("vectorkv caches", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    CacheRegisterRelcacheCallback(entry<forget>, 0);
+}
+
+char *qualified(Oid relid)
+{
+    char *name = get_rel_name(relid);
+    if (!name) return nullptr;
+    return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+}
+
+[[noreturn]] void no_cache(Oid header)
+{
+    const char *name = get_rel_name(header);
+    if (!name) ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", header));
+    ereport(ERROR, errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("relation \"%s\" is not a KV cache", name),
+            errhint("kv.create_cache makes caches; kv.caches lists them."));
+}
+
+const char *kept_text(HeapTuple row, TupleDesc desc, int column)
+{
+    char *text = SPI_getvalue(row, desc, column);
+    return text ? MemoryContextStrdup(CurrentMemoryContext, text) : nullptr;
+}
+
+bool is_column(HeapTuple row, TupleDesc desc, int column, Datum *value)
+{
+    bool null;
+    *value = SPI_getbinval(row, desc, column, &null);
+    return !null;
+}
+
+// The rotation of keys that are stored before it.
+const Rope *make_rope(MemoryContext context, HeapTuple row, TupleDesc desc, const Cache *c)
+{
+    Datum theta, dims, list;
+    const char *pairing = SPI_getvalue(row, desc, 19);
+    std::vector<double> frequencies;
+    if (is_column(row, desc, 20, &list)) {
+        Datum *values;
+        int n;
+        deconstruct_array(DatumGetArrayTypeP(list), FLOAT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &values, nullptr, &n);
+        for (int i = 0; i < n; ++i) frequencies.push_back(DatumGetFloat8(values[i]));
+    } else if (is_column(row, desc, 17, &theta)) {
+        frequencies =
+            Rope::usual_frequencies(DatumGetFloat8(theta), is_column(row, desc, 18, &dims) ? DatumGetInt32(dims) : c->dim_k);
+    }
+    if (frequencies.empty()) return nullptr;
+    const bool interleaved = pairing && strcmp(pairing, "interleaved") == 0;
+    return own<Rope>(context, frequencies, c->dim_k, interleaved ? Pairing::interleaved : Pairing::half);
+}
+
+Cache *load(Oid header)
+{
+    Oid types[] = {OIDOID};
+    Datum values[] = {ObjectIdGetDatum(header)};
+    SPI_execute_with_args("SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid, layers, q_heads, kv_heads, "
+                          "head_dim, value_dim, values_in_keys, codec, tail_logged, tail_tokens, sink_tokens, row_slots, model, "
+                          "revision, rope_theta, rope_dims, rope_pairing, rope_frequencies, keys FROM kv.caches "
+                          "WHERE cache OPERATOR(pg_catalog.=) $1",
+                          1, types, values, nullptr, true, 1);
+    if (SPI_processed == 0) no_cache(header);
+    HeapTuple row = SPI_tuptable->vals[0];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    MemoryContext context = AllocSetContextCreate(CacheMemoryContext, "vectorkv cache", ALLOCSET_SMALL_SIZES);
+    MemoryContext before = MemoryContextSwitchTo(context);
+    auto *c = static_cast<Cache *>(palloc0(sizeof(Cache)));
+    auto number = [&](int column) {
+        bool null;
+        return DatumGetInt32(SPI_getbinval(row, desc, column, &null));
+    };
+    auto oid = [&](int column) { return static_cast<Oid>(number(column)); };
+    auto yes = [&](int column) {
+        bool null;
+        return DatumGetBool(SPI_getbinval(row, desc, column, &null));
+    };
+    c->header = header;
+    c->sealed = oid(1);
+    c->tail = oid(2);
+    c->tiles = oid(3);
+    c->layers = number(4);
+    c->q_heads = number(5);
+    c->kv_heads = number(6);
+    c->dim_k = number(7);
+    c->dim_v = number(8);
+    c->values_in_keys = yes(9);
+    c->codec = codec_named(SPI_getvalue(row, desc, 10));
+    c->tail_logged = yes(11);
+    c->tail_tokens = number(12);
+    c->sink_tokens = number(13);
+    c->row_slots = number(14);
+    c->model = kept_text(row, desc, 15);
+    c->revision = kept_text(row, desc, 16);
+    c->before_rope = strcmp(SPI_getvalue(row, desc, 21), "before_rope") == 0;
+    c->rope = make_rope(context, row, desc, c);
+    c->name = get_rel_name(header);
+    c->header_sql = qualified(header);
+    c->sealed_sql = qualified(c->sealed);
+    c->tail_sql = qualified(c->tail);
+    c->tile_type = get_atttype(c->sealed, get_attnum(c->sealed, "tile"));
+    c->tensor_type = get_atttype(c->tail, get_attnum(c->tail, "kv"));
+    MemoryContextSwitchTo(before);
+    if (!c->header_sql || !c->sealed_sql || !c->tail_sql)
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("a table of cache \"%s\" was dropped", c->name ? c->name : "?"), errhint("Drop the cache with kv.drop_cache."));
+    return c;
+}
+
+// Do the remembered names still name the cache's tables?
+bool same_names(const Cache *c)
+{
+    auto same = [](Oid relid, const char *name) {
+        const char *now = qualified(relid);
+        return now && strcmp(now, name) == 0;
+    };
+    return same(c->header, c->header_sql) && same(c->sealed, c->sealed_sql) && same(c->tail, c->tail_sql);
+}
+
+// What a statement takes; filled in by plan_text.
+struct Types {
+    int count = 0;
+    Oid oids[6] = {};
+    Types &operator=(std::initializer_list<Oid> list)
+    {
+        count = 0;
+        for (Oid oid : list) oids[count++] = oid;
+        return *this;
+    }
+};
+
+void plan_text(const Cache *c, Plan plan, StringInfo sql, Types *types)
+{
+    static constexpr auto kRead = "SELECT seq, length, sealed, epoch, extents, stops FROM %s WHERE seq = ";
+    switch (plan) {
+        case Plan::header_read:
+            appendStringInfo(sql, kRead, c->header_sql);
+            appendStringInfoString(sql, "ANY ($1)");
+            *types = {INT8ARRAYOID};
+            break;
+        case Plan::header_lock:
+            appendStringInfo(sql, kRead, c->header_sql);
+            appendStringInfoString(sql, "$1 FOR NO KEY UPDATE");
+            *types = {INT8OID};
+            break;
+        case Plan::header_insert:
+            appendStringInfo(sql, "INSERT INTO %s (seq) VALUES ($1) ON CONFLICT DO NOTHING", c->header_sql);
+            *types = {INT8OID};
+            break;
+        case Plan::header_extend:
+            appendStringInfo(sql, "UPDATE %s SET length = $2, sealed = $3 WHERE seq = $1", c->header_sql);
+            *types = {INT8OID, INT4OID, INT4OID};
+            break;
+        case Plan::header_update:
+            appendStringInfo(sql, "UPDATE %s SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq = $1",
+                             c->header_sql);
+            *types = {INT8OID, INT4OID, INT4OID, INT8OID, INT8ARRAYOID, INT4ARRAYOID};
+            break;
+        case Plan::header_fork:
+            appendStringInfo(sql, "UPDATE %s SET forks = forks + 1 WHERE seq = $1", c->header_sql);
+            *types = {INT8OID};
+            break;
+        case Plan::header_delete:
+            appendStringInfo(sql, "DELETE FROM %s WHERE seq = $1", c->header_sql);
+            *types = {INT8OID};
+            break;
+        case Plan::sharers_lock:
+            appendStringInfo(sql, "SELECT 1 FROM %s WHERE extents && $1 ORDER BY seq FOR NO KEY UPDATE", c->header_sql);
+            *types = {INT8ARRAYOID};
+            break;
+        case Plan::last_stop:
+            appendStringInfo(sql,
+                             "SELECT pg_catalog.max(s.stop) FROM %s h, LATERAL ROWS FROM (pg_catalog.unnest(h.extents), "
+                             "pg_catalog.unnest(h.stops)) AS s (extent, stop) WHERE h.extents @> ARRAY[$1] AND s.extent = $1",
+                             c->header_sql);
+            *types = {INT8OID};
+            break;
+        case Plan::sealed_insert:
+            appendStringInfo(sql, "INSERT INTO %s (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", c->sealed_sql);
+            *types = {INT8OID, INT2OID, INT2OID, INT4OID, c->tile_type};
+            break;
+        case Plan::sealed_read:
+            appendStringInfo(sql,
+                             "SELECT layer, head, pos, tile FROM %s WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head",
+                             c->sealed_sql);
+            *types = {INT8OID, INT2OID, INT4OID};
+            break;
+        case Plan::sealed_read_all:
+            appendStringInfo(sql, "SELECT layer, head, pos, tile FROM %s WHERE extent = $1 AND pos < $2 ORDER BY layer, pos, head",
+                             c->sealed_sql);
+            *types = {INT8OID, INT4OID};
+            break;
+        case Plan::sealed_delete:
+            appendStringInfo(sql, "DELETE FROM %s WHERE extent = $1 AND pos >= $2", c->sealed_sql);
+            *types = {INT8OID, INT4OID};
+            break;
+        case Plan::tail_insert:
+            appendStringInfo(sql, "INSERT INTO %s (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", c->tail_sql);
+            *types = {INT8OID, INT4OID, INT4OID, c->tensor_type};
+            break;
+        case Plan::tail_read:
+            appendStringInfo(sql, "SELECT chunk, pos, kv FROM %s WHERE extent = $1 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
+                             c->tail_sql);
+            *types = {INT8OID, INT4OID, INT4OID};
+            break;
+        case Plan::tail_read_chunks:
+            appendStringInfo(sql,
+                             "SELECT chunk, pos, kv FROM %s WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 "
+                             "ORDER BY chunk, pos",
+                             c->tail_sql);
+            *types = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID};
+            break;
+        case Plan::tail_exists:
+            appendStringInfo(sql, "SELECT 1 FROM %s WHERE extent = $1 AND chunk = 0 AND pos = $2", c->tail_sql);
+            *types = {INT8OID, INT4OID};
+            break;
+        case Plan::tail_delete:
+            appendStringInfo(sql, "DELETE FROM %s WHERE extent = $1 AND pos >= $2 AND pos < $3", c->tail_sql);
+            *types = {INT8OID, INT4OID, INT4OID};
+            break;
+        case Plan::tail_copy:
+            appendStringInfo(sql,
+                             "INSERT INTO %s (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM %s WHERE extent = $1 AND pos >= "
+                             "$3 AND pos < $4",
+                             c->tail_sql, c->tail_sql);
+            *types = {INT8OID, INT8OID, INT4OID, INT4OID};
+            break;
+        case Plan::tail_move:
+            appendStringInfo(sql, "UPDATE %s SET extent = $2 WHERE extent = $1", c->tail_sql);
+            *types = {INT8OID, INT8OID};
+            break;
+        case Plan::orphans:
+            appendStringInfo(sql,
+                             "SELECT DISTINCT e.extent FROM (SELECT extent FROM %s UNION ALL SELECT extent FROM %s) e WHERE NOT EXISTS "
+                             "(SELECT FROM %s h WHERE h.extents @> ARRAY[e.extent])",
+                             c->sealed_sql, c->tail_sql, c->header_sql);
+            *types = {};
+            break;
+    }
+}
+
+}  // namespace
+
+Cache *cache_of(Oid header)
+{
+    if (!caches) start();
+    bool found;
+    auto *entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, &found));
+    if (!found) entry->cache = nullptr;
+    if (entry->cache && entry->cache->stale) {
+        // A renamed cache is loaded anew; what a caller further up holds of the old one stays.
+        if (same_names(entry->cache))
+            entry->cache->stale = false;
+        else
+            entry->cache = nullptr;
+    }
+    if (!entry->cache) {
+        Cache *loaded = load(header);
+        entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, &found));
+        entry->cache = loaded;
+    }
+    return entry->cache;
+}
+
+CacheTables tables_of(Oid header)
+{
+    Oid types[] = {OIDOID};
+    Datum values[] = {ObjectIdGetDatum(header)};
+    SPI_execute_with_args("SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid FROM kv.caches "
+                          "WHERE cache OPERATOR(pg_catalog.=) $1",
+                          1, types, values, nullptr, true, 1);
+    if (SPI_processed == 0) no_cache(header);
+    bool null;
+    auto oid = [&](int column) {
+        return DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &null));
+    };
+    return {oid(1), oid(2), oid(3)};
+}
+
+SPIPlanPtr plan_of(Cache *c, Plan plan)
+{
+    SPIPlanPtr &kept = c->plans[static_cast<int>(plan)];
+    if (kept) return kept;
+    StringInfoData sql;
+    initStringInfo(&sql);
+    Types types;
+    plan_text(c, plan, &sql, &types);
+    SPIPlanPtr made = SPI_prepare(sql.data, types.count, types.oids);
+    if (!made) elog(ERROR, "could not prepare \"%s\": %s", sql.data, SPI_result_code_string(SPI_result));
+    SPI_keepplan(made);
+    return kept = made;
+}
+
+void check_model(const Cache *c, const char *model, const char *revision)
+{
+    auto check = [c](const char *what, const char *given, const char *kept) {
+        if (!given || (kept && strcmp(given, kept) == 0)) return;
+        if (!kept)
+            ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("cache \"%s\" does not say which %s it is of", c->name, what),
+                    errhint("Name it when the cache is created."));
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("cache \"%s\" is of %s \"%s\", not \"%s\"", c->name, what, kept, given));
+    };
+    check("model", model, c->model);
+    check("revision", revision, c->revision);
+}
+
+int row_slots_for(int slots, int kv_heads, int slot_values)
+{
+    int most = std::min(slots, kTailRowBytes / (2 * slot_values));
+    return most >= kv_heads ? most / kv_heads * kv_heads : most;
+}
+
+}  // namespace vkv::kv

@@ -1,0 +1,101 @@
+// What a cache is: the row of kv.caches, looked up once a backend and kept until one of its tables changes.
+//
+//   NAME          one row a sequence: seq, length, sealed, epoch, forks, extents[], stops[] and whatever the owner adds
+//   NAME_sealed   extent, layer, head, pos, tile: tiles in the cache's codec; never updated
+//   NAME_tail     extent, chunk, pos, kv: the newest tokens as halves, each token row_slots (layer, head) slots to a row
+//   NAME_tile     the view over both
+//
+// Tokens 0 .. sealed-1 of a sequence are in tiles, sealed .. length-1 in the tail. Tiles belong to extents, and a sequence is a list
+// of extents: extent i holds the tiles that start before stops[i] (and after the stop before it). The last extent is the sequence's
+// own, with stop 2^31 - 1; the others came by kv.fork or were cut by kv.truncate. Within an extent there is at most one tile, ever,
+// at a position of a head of a layer; what changes tokens that were there makes a new extent and a new epoch. So (extent, position)
+// names content that never changes, and sequences share tiles by naming the same extents.
+//
+// LOCKS: writers lock the header row; what frees tiles locks the rows of all sequences that share the extents, in order of seq; a
+// fork updates the row it copies from, so that under REPEATABLE READ one of the two fails.
+#pragma once
+
+#include "core/kv/rope.h"
+#include "pg/kv/values.h"
+
+extern "C" {
+typedef struct _SPI_plan *SPIPlanPtr;
+}
+
+namespace vkv::kv {
+
+inline constexpr int32_t kOpenStop = INT32_MAX;
+
+// The prepared statements of a cache; their texts are in cache.cpp.
+enum class Plan : int {
+    header_read,
+    header_lock,
+    header_insert,
+    header_extend,
+    header_update,
+    header_fork,
+    header_delete,
+    sharers_lock,
+    last_stop,
+    sealed_insert,
+    sealed_read,
+    sealed_read_all,
+    sealed_delete,
+    tail_insert,
+    tail_read,
+    tail_read_chunks,
+    tail_exists,
+    tail_delete,
+    tail_copy,
+    tail_move,
+    orphans,
+};
+inline constexpr int kPlans = static_cast<int>(Plan::orphans) + 1;
+
+struct Cache {
+    Oid header, sealed, tail, tiles;
+    Oid tile_type, tensor_type;
+    const char *name;                                   // for messages
+    const char *header_sql, *sealed_sql, *tail_sql;     // qualified and quoted
+    int layers, q_heads, kv_heads, dim_k, dim_v;
+    bool values_in_keys, before_rope, tail_logged;
+    Codec codec;
+    int tail_tokens, sink_tokens, row_slots;
+    const char *model, *revision;  // null: not said
+    const Rope *rope;              // null: none needed
+    bool stale;
+    SPIPlanPtr plans[kPlans];
+
+    int group() const { return q_heads / kv_heads; }
+    int slots() const { return layers * kv_heads; }
+    int slot_values() const { return dim_k + (values_in_keys ? 0 : dim_v); }
+    int chunks() const { return (slots() + row_slots - 1) / row_slots; }
+    uint8_t flags() const
+    {
+        return static_cast<uint8_t>((values_in_keys ? kValuesInKeys : 0) | (before_rope ? kKeysBeforeRope : 0));
+    }
+    TileShape shape(Codec c) const { return {c, flags(), dim_k, dim_v, kv_heads}; }
+    // Tokens behind the newest that stay halves in the tail; halves are exact already in an f16 cache.
+    int exact_tail() const { return codec == Codec::f16 ? 0 : tail_tokens; }
+};
+
+// Raises undefined_table, or wrong_object_type when the relation is no cache. Needs an SPI connection.
+Cache *cache_of(Oid header);
+
+// The tables alone, which may have been dropped; raises like cache_of when the relation is no cache.
+struct CacheTables {
+    Oid sealed, tail, tiles;
+};
+CacheTables tables_of(Oid header);
+
+// The statement, prepared on first use.
+SPIPlanPtr plan_of(Cache *cache, Plan plan);
+
+// Raises unless the caller's model, when it names one, is the cache's.
+void check_model(const Cache *cache, const char *model, const char *revision);
+
+// Tail rows hold at most this many bytes of values, so that a row fits a page: 8160 - tuple header 24 - key 16 - tensor header 32.
+inline constexpr int kTailRowBytes = 8088;
+int row_slots_for(int slots, int kv_heads, int slot_values);
+
+}  // namespace vkv::kv

@@ -1,0 +1,270 @@
+// kv.create_cache and kv.drop_cache: ordinary tables of the caller, and a row in kv.caches.
+
+#include <algorithm>
+
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/call.h"
+
+namespace vkv::kv {
+
+namespace {
+
+// The arguments of kv.create_cache, in order.
+enum Argument {
+    kName, kLayers, kQHeads, kKvHeads, kHeadDim, kCodec, kTail, kTailTokens, kSinkTokens, kValueDim, kValuesInKeys, kModel, kRevision,
+    kKeys, kRopeTheta, kRopeDims, kRopePairing, kRopeFrequencies,
+};
+
+struct Request {
+    const char *schema, *name;
+    Oid namespace_oid;
+    int layers, q_heads, kv_heads, head_dim, value_dim;
+    bool values_in_keys, logged, before_rope;
+    Codec codec;
+    int tail_tokens, sink_tokens, row_slots;
+    uint8_t flags() const
+    {
+        return static_cast<uint8_t>((values_in_keys ? kValuesInKeys : 0) | (before_rope ? kKeysBeforeRope : 0));
+    }
+};
+
+int positive(FunctionCallInfo fcinfo, int argument, const char *name, int most)
+{
+    if (PG_ARGISNULL(argument)) throw Error(Errc::null_not_allowed, message("%s must not be null", name));
+    const int value = PG_GETARG_INT32(argument);
+    if (value < 1 || value > most)
+        throw Error(Errc::invalid_parameter, message("%s must be from 1 to %d, not %d", name, most, value));
+    return value;
+}
+
+// One of two words.
+bool is_first(FunctionCallInfo fcinfo, int argument, const char *name, const char *first, const char *second)
+{
+    const char *given = optional_text(fcinfo, argument);
+    if (given && strcmp(given, first) == 0) return true;
+    if (given && strcmp(given, second) == 0) return false;
+    throw Error(Errc::invalid_parameter, message("%s must be '%s' or '%s', not '%s'", name, first, second, given ? given : "NULL"));
+}
+
+void read_name(FunctionCallInfo fcinfo, Request *r)
+{
+    if (PG_ARGISNULL(kName)) throw Error(Errc::null_not_allowed, "name must not be null");
+    List *parts = compat::qualified_name(text_to_cstring(PG_GETARG_TEXT_PP(kName)));
+    RangeVar *range = makeRangeVarFromNameList(parts);
+    r->namespace_oid = RangeVarGetCreationNamespace(range);
+    r->schema = get_namespace_name(r->namespace_oid);
+    r->name = range->relname;
+    if (isTempNamespace(r->namespace_oid)) throw Error(Errc::not_supported, "a cache cannot be temporary");
+    constexpr size_t kLongest = NAMEDATALEN - 1 - sizeof("_sealed_pkey") + 1;
+    if (strlen(r->name) > kLongest)
+        throw Error(Errc::invalid_parameter, message("name of cache \"%s\" is longer than %zu bytes", r->name, kLongest));
+}
+
+void check_rope(FunctionCallInfo fcinfo, const Request &r)
+{
+    is_first(fcinfo, kRopePairing, "rope_pairing", "half", "interleaved");
+    const bool listed = !PG_ARGISNULL(kRopeFrequencies);
+    if (!PG_ARGISNULL(kRopeTheta)) {
+        const double theta = PG_GETARG_FLOAT8(kRopeTheta);
+        if (!(theta > 1) || !std::isfinite(theta)) throw Error(Errc::invalid_parameter, message("rope_theta must be above 1, not %g", theta));
+        if (listed) throw Error(Errc::invalid_parameter, "rope_theta and rope_frequencies exclude each other");
+    } else if (r.before_rope && !listed) {
+        throw Error(Errc::invalid_parameter, "keys before RoPE need rope_theta or rope_frequencies",
+                    "They are rotated when they are read.");
+    }
+    int dims = r.head_dim;
+    if (listed) {
+        ArrayType *array = PG_GETARG_ARRAYTYPE_P(kRopeFrequencies);
+        if (ARR_NDIM(array) != 1 || ARR_HASNULL(array)) throw Error(Errc::invalid_parameter, "rope_frequencies must be one-dimensional and not null");
+        dims = 2 * ARR_DIMS(array)[0];
+        const auto *values = reinterpret_cast<const double *>(ARR_DATA_PTR(array));
+        for (int i = 0; i < dims / 2; ++i)
+            if (!std::isfinite(values[i])) throw Error(Errc::invalid_parameter, message("rope_frequencies[%d] is %g", i + 1, values[i]));
+    } else if (!PG_ARGISNULL(kRopeDims)) {
+        dims = PG_GETARG_INT32(kRopeDims);
+    }
+    if (dims < 2 || dims > r.head_dim || dims % 2 != 0)
+        if (listed || !PG_ARGISNULL(kRopeTheta))
+            throw Error(Errc::invalid_parameter, message("RoPE turns an even number of dimensions up to %d, not %d", r.head_dim, dims));
+}
+
+void read_request(FunctionCallInfo fcinfo, Request *r)
+{
+    read_name(fcinfo, r);
+    r->layers = positive(fcinfo, kLayers, "layers", 32767);
+    r->kv_heads = positive(fcinfo, kKvHeads, "kv_heads", kMaxKvHeads);
+    r->q_heads = positive(fcinfo, kQHeads, "q_heads", 1 << 20);
+    r->head_dim = positive(fcinfo, kHeadDim, "head_dim", kMaxHeadDim);
+    if (r->q_heads % r->kv_heads != 0)
+        throw Error(Errc::invalid_parameter, message("q_heads must be a multiple of kv_heads: %d is none of %d", r->q_heads, r->kv_heads));
+    r->values_in_keys = !PG_ARGISNULL(kValuesInKeys) && PG_GETARG_BOOL(kValuesInKeys);
+    r->value_dim = PG_ARGISNULL(kValueDim) ? r->head_dim : positive(fcinfo, kValueDim, "value_dim", kMaxHeadDim);
+    if (r->values_in_keys && r->value_dim > r->head_dim)
+        throw Error(Errc::invalid_parameter, message("values of %d dimensions do not lie in keys of %d", r->value_dim, r->head_dim));
+    if (PG_ARGISNULL(kCodec)) throw Error(Errc::null_not_allowed, "codec must not be null");
+    r->codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(kCodec)));
+    r->logged = is_first(fcinfo, kTail, "tail", "logged", "unlogged");
+    r->before_rope = is_first(fcinfo, kKeys, "keys", "before_rope", "after_rope");
+    r->tail_tokens = PG_ARGISNULL(kTailTokens) ? 128 : PG_GETARG_INT32(kTailTokens);
+    r->sink_tokens = PG_ARGISNULL(kSinkTokens) ? 4 : PG_GETARG_INT32(kSinkTokens);
+    constexpr int kMostTail = 1 << 20;
+    if (r->tail_tokens < 0 || r->tail_tokens > kMostTail)
+        throw Error(Errc::invalid_parameter, message("tail_tokens must be from 0 to %d, not %d", kMostTail, r->tail_tokens));
+    if (r->sink_tokens < 0 || r->sink_tokens > kMostTail)
+        throw Error(Errc::invalid_parameter, message("sink_tokens must be from 0 to %d, not %d", kMostTail, r->sink_tokens));
+    check_rope(fcinfo, *r);
+    const int slot_values = r->head_dim + (r->values_in_keys ? 0 : r->value_dim);
+    r->row_slots = row_slots_for(r->layers * r->kv_heads, r->kv_heads, slot_values);
+    tile_capacity({r->codec, r->flags(), r->head_dim, r->value_dim, r->kv_heads});  // throws what it does not like
+}
+
+void execute(const char *format, ...) pg_attribute_printf(1, 2);
+void execute(const char *format, ...)
+{
+    StringInfoData sql;
+    initStringInfo(&sql);
+    for (;;) {
+        va_list args;
+        va_start(args, format);
+        const int needed = appendStringInfoVA(&sql, format, args);
+        va_end(args);
+        if (needed == 0) break;
+        enlargeStringInfo(&sql, needed);
+    }
+    const int status = SPI_execute(sql.data, false, 0);
+    if (status < 0) elog(ERROR, "\"%s\" failed: %s", sql.data, SPI_result_code_string(status));
+}
+
+const char *quoted(const Request &r, const char *suffix)
+{
+    return quote_qualified_identifier(r.schema, psprintf("%s%s", r.name, suffix));
+}
+
+void make_tables(const Request &r)
+{
+    const char *header = quoted(r, ""), *sealed = quoted(r, "_sealed"), *tail = quoted(r, "_tail");
+    execute("CREATE TABLE %s (seq bigint PRIMARY KEY, length int NOT NULL DEFAULT 0, sealed int NOT NULL DEFAULT 0, "
+            "epoch bigint NOT NULL DEFAULT kv.new_id(), forks int NOT NULL DEFAULT 0, extents bigint[] NOT NULL DEFAULT '{}', "
+            "stops int[] NOT NULL DEFAULT '{}') WITH (fillfactor = 70)",
+            header);
+    execute("CREATE INDEX ON %s USING gin (extents)", header);
+    execute("CREATE TABLE %s (extent bigint NOT NULL, layer smallint NOT NULL, head smallint NOT NULL, pos int NOT NULL, "
+            "tile kv.tile NOT NULL, PRIMARY KEY (extent, layer, pos, head)) WITH (autovacuum_freeze_min_age = 0)",
+            sealed);
+    execute("CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv kv.tensor NOT NULL, "
+            "PRIMARY KEY (extent, chunk, pos))",
+            r.logged ? "" : "UNLOGGED", tail);
+    execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);
+    execute("CREATE VIEW %s WITH (security_invoker = true) AS "
+            "SELECT h.seq, s.layer, s.head, s.pos, kv.clip(s.tile, e.stop) AS tile FROM %s h CROSS JOIN LATERAL "
+            "ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) AS e (extent, stop) "
+            "JOIN %s s ON s.extent = e.extent AND s.pos < e.stop UNION ALL "
+            "SELECT h.seq, l.layer::smallint, g.head::smallint, t.pos, "
+            "kv.token_tile(t.kv, l.layer * %d + g.head - t.chunk * %d, t.pos, g.head, %d, %d, %d) FROM %s h "
+            "JOIN %s t ON t.extent = h.extents[pg_catalog.cardinality(h.extents)] AND t.pos >= h.sealed AND t.pos < h.length "
+            "CROSS JOIN pg_catalog.generate_series(0, %d) AS l (layer) CROSS JOIN pg_catalog.generate_series(0, %d) AS g (head) "
+            "WHERE t.chunk = (l.layer * %d + g.head) / %d",
+            quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim, r.flags(), header, tail, r.layers - 1,
+            r.kv_heads - 1, r.kv_heads, r.row_slots);
+    execute("COMMENT ON TABLE %s IS 'sequences of a KV cache; written by the functions of schema kv'", header);
+}
+
+Oid relation_named(const Request &r, const char *suffix)
+{
+    return get_relname_relid(psprintf("%s%s", r.name, suffix), r.namespace_oid);
+}
+
+// The owner of kv.caches, who is the owner of the extension.
+Oid catalog_owner()
+{
+    Oid relid = get_relname_relid("caches", get_namespace_oid("kv", false));
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+    if (!HeapTupleIsValid(row)) ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table kv.caches does not exist"));
+    Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
+    ReleaseSysCache(row);
+    return owner;
+}
+
+// The row is written by the extension's owner: nobody else may say what is a cache.
+void register_cache(FunctionCallInfo fcinfo, const Request &r)
+{
+    struct Column {
+        Oid type;
+        Datum value;
+        bool null;
+    };
+    auto given = [&](Oid type, int argument) { return Column{type, PG_ARGISNULL(argument) ? 0 : PG_GETARG_DATUM(argument), PG_ARGISNULL(argument)}; };
+    auto number = [](int value) { return Column{INT4OID, Int32GetDatum(value), false}; };
+    auto relation = [&](const char *suffix) { return Column{REGCLASSOID, ObjectIdGetDatum(relation_named(r, suffix)), false}; };
+    const bool rope = !PG_ARGISNULL(kRopeTheta) || !PG_ARGISNULL(kRopeFrequencies);
+    Column pairing = given(TEXTOID, kRopePairing);
+    pairing.null = !rope;
+    const Column columns[] = {relation(""), relation("_sealed"), relation("_tail"), relation("_tile"), number(r.layers),
+                              number(r.q_heads), number(r.kv_heads), number(r.head_dim), number(r.value_dim),
+                              {BOOLOID, BoolGetDatum(r.values_in_keys), false}, given(TEXTOID, kCodec),
+                              {BOOLOID, BoolGetDatum(r.logged), false}, number(r.tail_tokens), number(r.sink_tokens), number(r.row_slots),
+                              given(TEXTOID, kModel), given(TEXTOID, kRevision), given(TEXTOID, kKeys), given(FLOAT8OID, kRopeTheta),
+                              given(INT4OID, kRopeDims), pairing, given(FLOAT8ARRAYOID, kRopeFrequencies)};
+    constexpr int kColumns = sizeof(columns) / sizeof(columns[0]);
+    Oid types[kColumns];
+    Datum values[kColumns];
+    char nulls[kColumns + 1] = {};
+    for (int i = 0; i < kColumns; ++i) {
+        types[i] = columns[i].type;
+        values[i] = columns[i].value;
+        nulls[i] = columns[i].null ? 'n' : ' ';
+    }
+    Oid user;
+    int flags;
+    GetUserIdAndSecContext(&user, &flags);
+    SetUserIdAndSecContext(catalog_owner(), flags | SECURITY_LOCAL_USERID_CHANGE);
+    execute("DELETE FROM kv.caches c WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) c.cache)");
+    SPI_execute_with_args("INSERT INTO kv.caches VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
+                          "$18, $19, $20, $21, $22)",
+                          kColumns, types, values, nulls, false, 0);
+    SetUserIdAndSecContext(user, flags);
+}
+
+void forget_cache(Oid header)
+{
+    Oid user;
+    int flags;
+    GetUserIdAndSecContext(&user, &flags);
+    SetUserIdAndSecContext(catalog_owner(), flags | SECURITY_LOCAL_USERID_CHANGE);
+    execute("DELETE FROM kv.caches WHERE cache OPERATOR(pg_catalog.=) %u::pg_catalog.oid", header);
+    SetUserIdAndSecContext(user, flags);
+}
+
+}  // namespace
+
+SQL_FUNCTION(kv_create_cache)
+{
+    Request r{};
+    SPI_connect();
+    read_request(fcinfo, &r);
+    make_tables(r);
+    register_cache(fcinfo, r);
+    const Oid header = relation_named(r, "");
+    SPI_finish();
+    PG_RETURN_OID(header);
+}
+
+// Works with what is left of a cache, too.
+SQL_FUNCTION(kv_drop_cache)
+{
+    SPI_connect();
+    const Oid header = PG_GETARG_OID(0);
+    const CacheTables tables = tables_of(header);
+    for (Oid relid : {tables.tiles, tables.tail, tables.sealed, header}) {
+        const char *name = get_rel_name(relid);
+        if (!name) continue;
+        execute("DROP %s %s", get_rel_relkind(relid) == RELKIND_VIEW ? "VIEW" : "TABLE",
+                quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name));
+    }
+    forget_cache(header);
+    SPI_finish();
+    PG_RETURN_VOID();
+}
+
+}  // namespace vkv::kv

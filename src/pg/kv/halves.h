@@ -1,0 +1,35 @@
+// Tokens that lie in no tile, as tiles of the moment: what the tail and a caller's new tokens are to attention.
+#pragma once
+
+#include <algorithm>
+
+#include "pg/kv/cache.h"
+
+namespace vkv::kv {
+
+// k [kv_heads][tokens][dim_k], v [kv_heads][tokens][dim_v] or null: positions first .. first + tokens - 1.
+struct HalvesAt {
+    const uint16_t *k, *v;
+    int32_t first, tokens;
+};
+
+// use(tile, to) for each head's tokens in turn; a tile is valid during its call.
+template <typename F>
+void for_halves(const Cache *c, const HalvesAt &halves, F &&use)
+{
+    alignas(16) char tile[BLCKSZ];
+    const TileShape shape = c->shape(Codec::f16);
+    const int32_t most = tile_capacity(shape);
+    const size_t dk = static_cast<size_t>(c->dim_k), dv = static_cast<size_t>(c->dim_v), n = static_cast<size_t>(halves.tokens);
+    for (int head = 0; head < c->kv_heads; ++head) {
+        for (int32_t at = 0; at < halves.tokens; at += most) {
+            const int32_t count = std::min(most, halves.tokens - at);
+            const size_t row = static_cast<size_t>(head) * n + static_cast<size_t>(at);
+            encode_tile(shape, head, halves.first + at, count, {halves.k + row * dk, dk},
+                        halves.v ? Rows{halves.v + row * dv, dv} : Rows{}, tile);
+            use(view_tile(tile, tile_bytes(shape, count)), INT32_MAX);
+        }
+    }
+}
+
+}  // namespace vkv::kv

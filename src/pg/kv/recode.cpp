@@ -1,0 +1,113 @@
+// kv.recode: the sealed tokens of a sequence in another codec. The new tiles go to a new extent of the sequence's own, and the tail
+// moves there; sequences that share the old tiles keep them.
+
+#include <algorithm>
+
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/call.h"
+#include "pg/kv/sealing.h"
+
+namespace vkv::kv {
+
+namespace {
+
+// The decoded tokens of one layer as halves: [heads][tokens][dim] of positions first .. first + tokens - 1.
+class Decoded {
+public:
+    explicit Decoded(const Cache *c, int32_t tokens) : cache_(c), tokens_(tokens)
+    {
+        const size_t n = static_cast<size_t>(c->kv_heads) * static_cast<size_t>(tokens);
+        k_ = static_cast<uint16_t *>(MemoryContextAllocHuge(CurrentMemoryContext, 2 * n * static_cast<size_t>(c->dim_k) + 64));
+        v_ = static_cast<uint16_t *>(MemoryContextAllocHuge(CurrentMemoryContext, 2 * n * static_cast<size_t>(c->dim_v) + 64));
+        const size_t most = static_cast<size_t>(kMaxTileData) * 16;
+        rows_k_ = static_cast<float *>(palloc(most * sizeof(float)));
+        rows_v_ = static_cast<float *>(palloc(most * sizeof(float)));
+    }
+
+    void take(const TileView &tile, int32_t to)
+    {
+        const int32_t count = std::min(tile.tokens, to - tile.first);
+        decode_tile(tile, rows_k_, rows_v_);
+        put(rows_k_, k_, tile, cache_->dim_k, count);
+        put(rows_v_, v_, tile, cache_->dim_v, count);
+    }
+
+    Rows keys(int head, int32_t pos) const { return at(k_, head, pos, cache_->dim_k); }
+    Rows values(int head, int32_t pos) const { return cache_->values_in_keys ? Rows{} : at(v_, head, pos, cache_->dim_v); }
+
+private:
+    Rows at(uint16_t *all, int head, int32_t pos, int dim) const
+    {
+        const size_t row = static_cast<size_t>(head) * static_cast<size_t>(tokens_) + static_cast<size_t>(pos);
+        return {all + row * static_cast<size_t>(dim), static_cast<size_t>(dim)};
+    }
+    // What a codec decodes to may lie a little beyond the range of halves.
+    void put(const float *rows, uint16_t *all, const TileView &tile, int dim, int32_t count) const
+    {
+        auto *out = const_cast<uint16_t *>(at(all, tile.head, tile.first, dim).data);
+        const size_t n = static_cast<size_t>(count) * static_cast<size_t>(dim);
+        auto *values = const_cast<float *>(rows);
+        for (size_t i = 0; i < n; ++i) values[i] = std::clamp(values[i], -65504.0f, 65504.0f);
+        to_f16(Dtype::f32, values, out, n);
+    }
+
+    const Cache *cache_;
+    int32_t tokens_;
+    uint16_t *k_, *v_;
+    float *rows_k_, *rows_v_;
+};
+
+void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, const TilePlan *plans, int count)
+{
+    MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.recode", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext before = MemoryContextSwitchTo(scratch);
+    Decoded decoded(c, old->sealed);
+    visit_sealed(c, old, layer, [&decoded](const TileView &tile, int32_t to) { decoded.take(tile, to); });
+    auto *tile = static_cast<TileHeader *>(palloc(BLCKSZ));
+    for (int i = 0; i < count; ++i) {
+        const TilePlan &p = plans[i];
+        const TileShape shape = c->shape(p.codec);
+        SET_VARSIZE(tile, tile_bytes(shape, p.tokens));
+        for (int head = 0; head < c->kv_heads; ++head) {
+            encode_tile(shape, head, p.pos, p.tokens, decoded.keys(head, p.pos), decoded.values(head, p.pos), tile);
+            insert_tile(c, extent, layer, head, p.pos, tile);
+        }
+        CHECK_FOR_INTERRUPTS();
+    }
+    MemoryContextSwitchTo(before);
+    MemoryContextDelete(scratch);
+}
+
+}  // namespace
+
+SQL_FUNCTION(kv_recode)
+{
+    SPI_connect();
+    Cache *c = cache_of(PG_GETARG_OID(0));
+    const Codec codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(2)));
+    tile_capacity(c->shape(codec));  // throws when the codec does not serve the cache's geometry
+    Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
+    s->length = present_length(c, s);
+    const int32_t sealed = s->sealed;
+    if (sealed > 0) {
+        lock_sharers(c, s);
+        TilePlan *plans;
+        const int count = plan_tiles(c, codec, 0, sealed, true, &plans);
+        Sequence changed = *s;
+        start_extent(&changed, 0, CurrentMemoryContext);
+        PushCopiedSnapshot(GetTransactionSnapshot());
+        UpdateActiveSnapshotCommandId();
+        for (int layer = 0; layer < c->layers; ++layer) recode_layer(c, s, changed.own(), layer, plans, count);
+        PopActiveSnapshot();
+        Datum move[] = {Int64GetDatum(s->own()), Int64GetDatum(changed.own())};
+        if (s->length > sealed) run_plan(c, Plan::tail_move, move);
+        changed.epoch = new_id();
+        write_sequence(c, &changed);
+        free_tiles(c, s->spans, s->extents);
+    }
+    SPI_finish();
+    PG_RETURN_INT32(sealed);
+}
+
+}  // namespace vkv::kv

@@ -1,0 +1,226 @@
+// Header rows: reading, locking, changing, and giving back the tiles that nothing refers to any more.
+//
+// Reads for attention run under the snapshot of the calling statement; everything that writes reads with a fresh one, as the
+// statements of a volatile function do.
+
+#include "pg/kv/sequence.h"
+
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+
+namespace vkv::kv {
+
+namespace {
+
+[[noreturn]] void broken(const Cache *c, int64_t seq, const char *what)
+{
+    ereport(ERROR, errcode(ERRCODE_DATA_CORRUPTED),
+            errmsg("header of sequence %lld in cache \"%s\" is inconsistent: %s", static_cast<long long>(seq), c->name, what),
+            errhint("The columns length, sealed, extents and stops are written by the functions of schema kv only."));
+}
+
+// A bigint[] or integer[] without nulls, copied.
+template <typename T>
+const T *array_values(Datum array, Oid type, int *count, MemoryContext context)
+{
+    ArrayType *a = DatumGetArrayTypeP(array);
+    if (ARR_HASNULL(a) || ARR_NDIM(a) > 1 || ARR_ELEMTYPE(a) != type) return nullptr;
+    *count = ARR_NDIM(a) == 0 ? 0 : ARR_DIMS(a)[0];
+    auto *values = static_cast<T *>(MemoryContextAlloc(context, sizeof(T) * static_cast<size_t>(*count) + 8));
+    memcpy(values, ARR_DATA_PTR(a), sizeof(T) * static_cast<size_t>(*count));
+    return values;
+}
+
+void read_row(const Cache *c, HeapTuple row, TupleDesc desc, MemoryContext context, Sequence *s)
+{
+    Datum values[6];
+    bool nulls[6];
+    for (int i = 0; i < 6; ++i) values[i] = SPI_getbinval(row, desc, i + 1, &nulls[i]);
+    s->seq = DatumGetInt64(values[0]);
+    for (bool null : nulls)
+        if (null) broken(c, s->seq, "a column is null");
+    s->length = DatumGetInt32(values[1]);
+    s->sealed = DatumGetInt32(values[2]);
+    s->epoch = DatumGetInt64(values[3]);
+    int stops = 0;
+    s->extents = array_values<int64_t>(values[4], INT8OID, &s->spans, context);
+    s->stops = array_values<int32_t>(values[5], INT4OID, &stops, context);
+    if (!s->extents || !s->stops || stops != s->spans) broken(c, s->seq, "extents and stops differ");
+    if (s->sealed < 0 || s->length < s->sealed) broken(c, s->seq, "more is sealed than there is");
+    if (s->spans == 0 && s->length > 0) broken(c, s->seq, "there is no extent");
+    for (int i = 0; i < s->spans; ++i)
+        if (s->stops[i] <= (i ? s->stops[i - 1] : 0)) broken(c, s->seq, "stops do not ascend");
+    if (s->spans > 0 && s->stops[s->spans - 1] != kOpenStop) broken(c, s->seq, "the last extent has an end");
+}
+
+Sequence *first_row(const Cache *c, MemoryContext context)
+{
+    if (SPI_processed == 0) return nullptr;
+    auto *s = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence)));
+    read_row(c, SPI_tuptable->vals[0], SPI_tuptable->tupdesc, context, s);
+    SPI_freetuptable(SPI_tuptable);
+    return s;
+}
+
+Datum seq_array(int64_t seq)
+{
+    Datum value = Int64GetDatum(seq);
+    return PointerGetDatum(construct_array(&value, 1, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+Datum extents_array(const Sequence *s)
+{
+    auto *values = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(s->spans + 1)));
+    for (int i = 0; i < s->spans; ++i) values[i] = Int64GetDatum(s->extents[i]);
+    return PointerGetDatum(construct_array(values, s->spans, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+Datum stops_array(const Sequence *s)
+{
+    auto *values = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(s->spans + 1)));
+    for (int i = 0; i < s->spans; ++i) values[i] = Int32GetDatum(s->stops[i]);
+    return PointerGetDatum(construct_array(values, s->spans, INT4OID, 4, true, TYPALIGN_INT));
+}
+
+// The identity of the cache's owner, whom row security does not bind: whether a tile is still used must not depend on who asks.
+struct AsOwner {
+    Oid user;
+    int flags;
+};
+
+AsOwner become_owner(const Cache *c)
+{
+    AsOwner before;
+    GetUserIdAndSecContext(&before.user, &before.flags);
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(c->header));
+    if (!HeapTupleIsValid(row)) elog(ERROR, "cache lookup failed for relation %u", c->header);
+    Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
+    ReleaseSysCache(row);
+    SetUserIdAndSecContext(owner, before.flags | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+    return before;
+}
+
+}  // namespace
+
+int64_t new_id() { return static_cast<int64_t>(new_tile_id()); }
+
+uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
+{
+    SPIPlanPtr prepared = plan_of(c, plan);
+    int status = SPI_execute_plan(prepared, values, nullptr, read_only, 0);
+    if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
+    return SPI_processed;
+}
+
+Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
+{
+    Datum values[] = {seq_array(seq)};
+    run_plan(c, Plan::header_read, values, true);
+    return first_row(c, context);
+}
+
+Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext context)
+{
+    int n;
+    const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
+    if (!wanted)
+        ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
+    Datum values[] = {PointerGetDatum(seqs)};
+    run_plan(c, Plan::header_read, values, true);
+    const uint64_t found = SPI_processed;
+    auto *rows = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * (found + 1)));
+    for (uint64_t i = 0; i < found; ++i) read_row(c, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, context, &rows[i]);
+    SPI_freetuptable(SPI_tuptable);
+    auto *result = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * static_cast<size_t>(n + 1)));
+    for (int i = 0; i < n; ++i) {
+        uint64_t at = 0;
+        while (at < found && rows[at].seq != wanted[i]) ++at;
+        if (at == found) no_sequence(c, wanted[i]);
+        result[i] = rows[at];
+    }
+    *count = n;
+    return result;
+}
+
+Sequence *lock_sequence(Cache *c, int64_t seq, MemoryContext context)
+{
+    Datum values[] = {Int64GetDatum(seq)};
+    run_plan(c, Plan::header_lock, values);
+    return first_row(c, context);
+}
+
+Sequence *lock_sequence_or_raise(Cache *c, int64_t seq, MemoryContext context)
+{
+    Sequence *s = lock_sequence(c, seq, context);
+    if (!s) no_sequence(c, seq);
+    return s;
+}
+
+void no_sequence(const Cache *c, int64_t seq)
+{
+    ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+            errmsg("sequence %lld does not exist in cache \"%s\"", static_cast<long long>(seq), c->name));
+}
+
+void start_extent(Sequence *s, int32_t stop, MemoryContext context)
+{
+    auto *extents = static_cast<int64_t *>(MemoryContextAlloc(context, sizeof(int64_t) * static_cast<size_t>(s->spans + 1)));
+    auto *stops = static_cast<int32_t *>(MemoryContextAlloc(context, sizeof(int32_t) * static_cast<size_t>(s->spans + 1)));
+    int n = 0;
+    for (int i = 0; i < s->spans && (i ? s->stops[i - 1] : 0) < stop; ++i, ++n) {
+        extents[n] = s->extents[i];
+        stops[n] = s->stops[i] < stop ? s->stops[i] : stop;
+    }
+    extents[n] = new_id();
+    stops[n] = kOpenStop;
+    s->spans = n + 1;
+    s->extents = extents;
+    s->stops = stops;
+}
+
+void write_extent(Cache *c, const Sequence *s)
+{
+    Datum values[] = {Int64GetDatum(s->seq), Int32GetDatum(s->length), Int32GetDatum(s->sealed)};
+    if (run_plan(c, Plan::header_extend, values) != 1) no_sequence(c, s->seq);
+}
+
+void write_sequence(Cache *c, const Sequence *s)
+{
+    Datum values[] = {Int64GetDatum(s->seq),   Int32GetDatum(s->length), Int32GetDatum(s->sealed),
+                      Int64GetDatum(s->epoch), extents_array(s),         stops_array(s)};
+    if (run_plan(c, Plan::header_update, values) != 1) no_sequence(c, s->seq);
+}
+
+int32_t present_length(Cache *c, const Sequence *s)
+{
+    if (c->tail_logged || s->length == s->sealed) return s->length;
+    if (RecoveryInProgress()) return s->sealed;  // a standby has no unlogged rows
+    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->length - 1)};
+    return run_plan(c, Plan::tail_exists, values, true) > 0 ? s->length : s->sealed;
+}
+
+void lock_sharers(Cache *c, const Sequence *s)
+{
+    if (s->spans == 0) return;
+    Datum values[] = {extents_array(s)};
+    AsOwner before = become_owner(c);
+    run_plan(c, Plan::sharers_lock, values);
+    SetUserIdAndSecContext(before.user, before.flags);
+}
+
+void free_tiles(Cache *c, int spans, const int64_t *extents)
+{
+    for (int i = 0; i < spans; ++i) {
+        Datum extent[] = {Int64GetDatum(extents[i])};
+        AsOwner before = become_owner(c);
+        run_plan(c, Plan::last_stop, extent);
+        SetUserIdAndSecContext(before.user, before.flags);
+        bool unused;
+        Datum stop = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &unused);
+        if (unused) stop = Int32GetDatum(0);
+        Datum range[] = {extent[0], stop};
+        if (DatumGetInt32(stop) != kOpenStop) run_plan(c, Plan::sealed_delete, range);
+    }
+}
+
+}  // namespace vkv::kv

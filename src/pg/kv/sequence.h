@@ -1,0 +1,47 @@
+// The header row of a sequence, read and changed through the planner.
+#pragma once
+
+#include "pg/kv/cache.h"
+
+namespace vkv::kv {
+
+struct Sequence {
+    int64_t seq;
+    int32_t length, sealed;
+    int64_t epoch;
+    int spans;
+    const int64_t *extents;  // [spans]; the last one is the sequence's own
+    const int32_t *stops;    // [spans], ascending; the last one is kOpenStop
+    int64_t own() const { return extents[spans - 1]; }
+};
+
+int64_t new_id();
+
+// Need an SPI connection; memory is that of `context`.
+// Null when there is no such row, or none the caller may see.
+Sequence *read_sequence(Cache *cache, int64_t seq, MemoryContext context);
+// In the order of seqs; raises undefined_object for one that is missing.
+Sequence *read_sequences(Cache *cache, ArrayType *seqs, int *count, MemoryContext context);
+// Locked until the transaction ends, in its newest version.
+Sequence *lock_sequence(Cache *cache, int64_t seq, MemoryContext context);
+Sequence *lock_sequence_or_raise(Cache *cache, int64_t seq, MemoryContext context);
+[[noreturn]] void no_sequence(const Cache *cache, int64_t seq);
+
+// Replaces spans: those below `stop`, then an extent of its own.
+void start_extent(Sequence *s, int32_t stop, MemoryContext context);
+
+void write_extent(Cache *cache, const Sequence *s);  // length and sealed only: more of the same epoch
+void write_sequence(Cache *cache, const Sequence *s);
+
+// Tokens that are there: less than s->length when an unlogged tail was lost.
+int32_t present_length(Cache *cache, const Sequence *s);
+
+// Deletes the tiles of extents that no sequence reaches any more. To be called after the header rows were changed; the rows of
+// sequences that share the extents must have been locked by lock_sharers before.
+void lock_sharers(Cache *cache, const Sequence *s);
+void free_tiles(Cache *cache, int spans, const int64_t *extents);
+
+// Runs a statement that must change or return rows as expected; returns how many.
+uint64_t run_plan(Cache *cache, Plan plan, Datum *values, bool read_only = false);
+
+}  // namespace vkv::kv

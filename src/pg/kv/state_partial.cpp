@@ -1,0 +1,183 @@
+// Queries, geometry and sums of partial attention; see state_partial.h.
+
+#include "pg/kv/state_partial.h"
+
+#include <cmath>
+
+#include "core/error.h"
+#include "core/text/message.h"
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+
+namespace vkv::kv {
+namespace {
+
+bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
+{
+    return kept.size() == n && memcmp(kept.data(), bytes, n) == 0;
+}
+
+void keep_bytes(std::vector<uint8_t> *kept, const void *bytes, size_t n)
+{
+    const auto *from = static_cast<const uint8_t *>(bytes);
+    kept->assign(from, from + n);
+}
+
+void check_query(const TensorView &q, const TileView &tile)
+{
+    if ((q.dims != 2 && q.dims != 3) || q.elements() == 0) {
+        throw Error(Errc::data_exception, message("q must be [q_heads, dim] or [q_heads, positions, dim], not %s", shape_text(q).c_str()));
+    }
+    if (q.shape[q.dims - 1] != static_cast<uint32_t>(tile.dim_k)) {
+        throw Error(Errc::data_exception, message("q has %u dimensions, keys have %d", q.shape[q.dims - 1], tile.dim_k));
+    }
+    if (q.shape[0] % static_cast<uint32_t>(tile.heads) != 0) {
+        throw Error(Errc::data_exception, message("%u query heads cannot share %d KV heads", q.shape[0], tile.heads));
+    }
+    if (q.elements() / q.shape[q.dims - 1] > INT32_MAX / kMaxHeadDim) {
+        throw Error(Errc::limit_exceeded, message("q has too many rows: %s", shape_text(q).c_str()));
+    }
+}
+
+void check_readable(const TileView &tile)
+{
+    if (tile.before_rope()) {
+        throw Error(Errc::not_supported, "the keys of this tile are stored before the rotary position embedding",
+                    "kv.attend knows the cache's frequencies and rotates such keys as it reads them.");
+    }
+}
+
+}  // namespace
+
+PartialAttention::Scaling PartialAttention::scaling_of(const QueryArguments &arguments, int dim_k)
+{
+    const double scale = arguments.has_scale ? arguments.scale : 1.0 / std::sqrt(static_cast<double>(dim_k));
+    const Scaling scaling{static_cast<float>(scale), static_cast<float>(arguments.softcap)};
+    if (!std::isfinite(scaling.scale)) throw Error(Errc::invalid_parameter, message("scale must be a finite number, not %g", scale));
+    if (!std::isfinite(scaling.softcap) || scaling.softcap < 0) {
+        throw Error(Errc::invalid_parameter, message("softcap must be a positive number or 0, not %g", arguments.softcap));
+    }
+    return scaling;
+}
+
+// The first tile says what the others must be.
+void PartialAttention::check_geometry(const TensorView &q, const TileView &tile)
+{
+    check_query(q, tile);
+    const int rows = static_cast<int>(q.elements() / q.shape[q.dims - 1]);
+    const bool same = kv_heads_ == tile.heads && dim_k_ == tile.dim_k && dim_v_ == tile.dim_v && rows_ == rows;
+    if (same) return;
+    if (seen_) {
+        throw Error(Errc::data_exception,
+                    message("attention of %d rows over %d KV heads, keys of %d and values of %d dimensions is followed by "
+                            "%d rows, %d KV heads, %d and %d dimensions",
+                            rows_, kv_heads_, dim_k_, dim_v_, rows, tile.heads, tile.dim_k, tile.dim_v));
+    }
+    heads_.clear();
+    heads_.resize(static_cast<size_t>(tile.heads));
+    rows_ = rows;
+    kv_heads_ = tile.heads;
+    head_rows_ = rows / tile.heads;
+    dim_k_ = tile.dim_k;
+    dim_v_ = tile.dim_v;
+}
+
+PartialAttention::Head &PartialAttention::head(const TileView &tile)
+{
+    std::unique_ptr<Head> &head = heads_[static_cast<size_t>(tile.head)];
+    if (!head) {
+        head = std::make_unique<Head>();
+        head->sums.reset(head_rows_, dim_v_);
+    }
+    return *head;
+}
+
+// Makes the head's queries those of q.
+void PartialAttention::take_queries(Head *head, const TileView &tile, const TensorView &q, const Scaling &scaling)
+{
+    const size_t n = static_cast<size_t>(head_rows_) * static_cast<size_t>(dim_k_);
+    const size_t bytes = n * dtype_bytes(q.dtype);
+    const auto *values = static_cast<const uint8_t *>(q.data) + static_cast<size_t>(tile.head) * bytes;
+    if (head->scaling == scaling && same_bytes(head->values, values, bytes)) return;
+    if (head->seen) {
+        throw Error(Errc::data_exception, "q, scale and softcap must be the same for all tiles of a group",
+                    "Group by what q depends on.");
+    }
+    scratch_.resize(n);
+    to_f32(q.dtype, values, scratch_.data(), n);
+    head->queries.set(scratch_.data(), head_rows_, dim_k_, scaling.scale, scaling.softcap);
+    keep_bytes(&head->values, values, bytes);
+    head->scaling = scaling;
+}
+
+void PartialAttention::add(const QueryArguments &arguments, const TileView &tile)
+{
+    check_readable(tile);
+    const Scaling scaling = scaling_of(arguments, tile.dim_k);
+    const varlena *raw = arguments.q;
+    const bool inlined = VARATT_IS_4B_U(raw);
+    const size_t raw_bytes = inlined ? 0 : VARSIZE_ANY(raw);
+    const bool fits = kv_heads_ == tile.heads && dim_k_ == tile.dim_k && dim_v_ == tile.dim_v;
+    Head *mine = fits ? heads_[static_cast<size_t>(tile.head)].get() : nullptr;
+    const bool known = !inlined && mine != nullptr && mine->scaling == scaling && same_bytes(mine->pointer, raw, raw_bytes);
+    if (!known) {
+        const auto *plain = reinterpret_cast<const TensorHeader *>(raw);
+        if (!inlined) plain = pg_call([&] { return datum_tensor(PointerGetDatum(raw)); });
+        const TensorView q = view_of(plain);
+        check_geometry(q, tile);
+        mine = &head(tile);
+        take_queries(mine, tile, q, scaling);
+        if (!inlined) keep_bytes(&mine->pointer, raw, raw_bytes);
+    }
+    mine->sums.add(mine->queries, tile, Selection{});
+    mine->seen = seen_ = true;
+}
+
+void PartialAttention::clear()
+{
+    for (std::unique_ptr<Head> &head : heads_) {
+        if (!head || !head->seen) continue;
+        head->sums.reset(head_rows_, dim_v_);
+        head->seen = false;
+    }
+    seen_ = false;
+}
+
+void PartialAttention::merge_into(StateHeader *state)
+{
+    if (state->rows != static_cast<uint32_t>(rows_) || state->dim != static_cast<uint32_t>(dim_v_)) {
+        throw Error(Errc::data_exception, message("a state of %u rows and %u dimensions cannot take %d rows and %d dimensions",
+                                                  state->rows, state->dim, rows_, dim_v_));
+    }
+    auto *m = reinterpret_cast<float *>(state + 1), *l = m + rows_, *o = l + rows_;
+    const size_t head_rows = static_cast<size_t>(head_rows_), dim = static_cast<size_t>(dim_v_);
+    scratch_.resize(head_rows * (dim + 2));
+    float *m2 = scratch_.data(), *l2 = m2 + head_rows, *o2 = l2 + head_rows;
+    for (size_t i = 0; i < heads_.size(); ++i) {
+        if (!heads_[i] || !heads_[i]->seen) continue;
+        const size_t row = i * head_rows;
+        heads_[i]->sums.state(m2, l2, o2);
+        merge_states(head_rows_, dim_v_, m + row, l + row, o + row * dim, m2, l2, o2);
+    }
+}
+
+QueryArguments query_arguments(FunctionCallInfo fcinfo, int i, int j)
+{
+    QueryArguments arguments;
+    arguments.q = reinterpret_cast<const varlena *>(PG_GETARG_POINTER(i));
+    if (PG_NARGS() > j && !PG_ARGISNULL(j)) {
+        arguments.has_scale = true;
+        arguments.scale = PG_GETARG_FLOAT8(j);
+    }
+    if (PG_NARGS() > j + 1 && !PG_ARGISNULL(j + 1)) arguments.softcap = PG_GETARG_FLOAT8(j + 1);
+    return arguments;
+}
+
+PartialAttention *call_attention(FunctionCallInfo fcinfo)
+{
+    FmgrInfo *call = fcinfo->flinfo;
+    if (call->fn_extra == nullptr) call->fn_extra = own<PartialAttention>(call->fn_mcxt);
+    return static_cast<PartialAttention *>(call->fn_extra);
+}
+
+}  // namespace vkv::kv

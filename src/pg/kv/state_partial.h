@@ -1,0 +1,67 @@
+// Attention of one tensor of queries over tiles of one layer: what kv.partial computes from a tile and kv.attention keeps for a group.
+//
+// q is [q_heads, dim_k] or [q_heads, positions, dim_k]; a tile of KV head h of n serves the query heads h * q_heads / n and the
+// q_heads / n - 1 behind it, whose rows are consecutive. Each KV head has its queries in the kernels' form, made when its first tile
+// comes and again when q changes, and its sums. q may be toasted: a pointer that was seen before is not followed again.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/kv/attend.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/values.h"
+
+namespace vkv::kv {
+
+// The arguments beside the tile.
+struct QueryArguments {
+    const varlena *q = nullptr;
+    bool has_scale = false;  // else 1 / sqrt(dim_k)
+    double scale = 0;
+    double softcap = 0;  // 0: none
+};
+
+class PartialAttention {
+public:
+    // Throws Error when q does not fit the tile or the tiles before, or, after the first tile of a KV head, differs from what it was.
+    void add(const QueryArguments &arguments, const TileView &tile);
+    // Nothing seen; another q or geometry may follow.
+    void clear();
+    int rows() const { return rows_; }
+    int dim() const { return dim_v_; }
+    // Adds what was seen to a state of the same rows and dim.
+    void merge_into(StateHeader *state);
+
+private:
+    struct Scaling {
+        float scale = 0, softcap = 0;
+        bool operator==(const Scaling &) const = default;
+    };
+    struct Head {
+        Queries queries;
+        Accumulator sums;
+        bool seen = false;
+        Scaling scaling;
+        std::vector<uint8_t> values;   // of q: the rows of this head
+        std::vector<uint8_t> pointer;  // q as it was given, if it was toasted
+    };
+    static Scaling scaling_of(const QueryArguments &arguments, int dim_k);
+    void check_geometry(const TensorView &q, const TileView &tile);
+    Head &head(const TileView &tile);
+    void take_queries(Head *head, const TileView &tile, const TensorView &q, const Scaling &scaling);
+
+    int rows_ = 0, head_rows_ = 0, kv_heads_ = 0, dim_k_ = 0, dim_v_ = 0;
+    bool seen_ = false;
+    std::vector<std::unique_ptr<Head>> heads_;
+    std::vector<float> scratch_;
+};
+
+// q at argument i; scale and softcap at argument j and j + 1, where the function has them and they are not null.
+QueryArguments query_arguments(FunctionCallInfo fcinfo, int i, int j);
+
+// Lives as long as the function is called from the same place of a plan; what it holds is of the call before.
+PartialAttention *call_attention(FunctionCallInfo fcinfo);
+
+}  // namespace vkv::kv

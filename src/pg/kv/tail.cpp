@@ -1,0 +1,177 @@
+// Reading the tail: rows of one token each, gathered into one run of halves a head.
+
+#include <algorithm>
+#include <string>
+
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/source.h"
+
+namespace vkv::kv {
+
+namespace {
+
+// Takes rows in order of chunk and position, and puts the slots first_slot .. first_slot + slots - 1 where they belong.
+class Gather {
+public:
+    Gather(const Cache *c, const Sequence *s, int first_slot, int slots, int32_t tokens, MemoryContext context)
+        : cache_(c), sequence_(s), first_slot_(first_slot), slots_(slots), tokens_(tokens)
+    {
+        const size_t n = static_cast<size_t>(slots) * static_cast<size_t>(tokens);
+        halves_.first = s->sealed;
+        halves_.tokens = tokens;
+        halves_.k = static_cast<uint16_t *>(MemoryContextAllocHuge(context, n * 2 * static_cast<size_t>(c->dim_k) + 64));
+        halves_.v = c->values_in_keys
+                        ? nullptr
+                        : static_cast<uint16_t *>(MemoryContextAllocHuge(context, n * 2 * static_cast<size_t>(c->dim_v) + 64));
+    }
+
+    int first_chunk() const { return first_slot_ / cache_->row_slots; }
+    int last_chunk() const { return (first_slot_ + slots_ - 1) / cache_->row_slots; }
+
+    void take(int chunk, int32_t pos, const TensorHeader *row)
+    {
+        const int begin = chunk * cache_->row_slots, end = std::min(begin + cache_->row_slots, cache_->slots());
+        const TensorView view = view_of(row);
+        if (view.dtype != Dtype::f16 || view.dims != 2 || view.shape[0] != static_cast<uint32_t>(end - begin) ||
+            view.shape[1] != static_cast<uint32_t>(cache_->slot_values()))
+            damaged(chunk, pos, "has the wrong shape");
+        const int32_t t = pos - sequence_->sealed;
+        const auto *values = static_cast<const uint16_t *>(view.data);
+        for (int slot = std::max(begin, first_slot_); slot < std::min(end, first_slot_ + slots_); ++slot) {
+            const uint16_t *from = values + static_cast<size_t>(slot - begin) * static_cast<size_t>(cache_->slot_values());
+            const size_t at = static_cast<size_t>(slot - first_slot_) * static_cast<size_t>(tokens_) + static_cast<size_t>(t);
+            memcpy(halves_.k + at * static_cast<size_t>(cache_->dim_k), from, 2 * static_cast<size_t>(cache_->dim_k));
+            if (halves_.v)
+                memcpy(halves_.v + at * static_cast<size_t>(cache_->dim_v), from + cache_->dim_k,
+                       2 * static_cast<size_t>(cache_->dim_v));
+        }
+        ++taken_;
+    }
+
+    // All rows there: the halves. None, and the tail may be lost: no tokens. Anything else is damage.
+    TailHalves finish()
+    {
+        const int64_t wanted = static_cast<int64_t>(tokens_) * (last_chunk() - first_chunk() + 1);
+        if (taken_ == 0 && !cache_->tail_logged) halves_.tokens = 0;
+        else if (taken_ != wanted) {
+            char text[300];
+            snprintf(text, sizeof text, "tail of sequence %lld in cache \"%s\" has %lld rows instead of %lld, or row security hides some",
+                     static_cast<long long>(sequence_->seq), cache_->name, static_cast<long long>(taken_),
+                     static_cast<long long>(wanted));
+            throw Error(Errc::data_corrupted, text);
+        }
+        return halves_;
+    }
+
+    [[noreturn]] void damaged(int chunk, int32_t pos, const char *what) const
+    {
+        char text[300];
+        snprintf(text, sizeof text, "tail row of sequence %lld at position %d, chunk %d in cache \"%s\" %s",
+                 static_cast<long long>(sequence_->seq), pos, chunk, cache_->name, what);
+        throw Error(Errc::data_corrupted, text);
+    }
+
+private:
+    const Cache *cache_;
+    const Sequence *sequence_;
+    int first_slot_, slots_;
+    int32_t tokens_;
+    TailHalves halves_{};
+    int64_t taken_ = 0;
+};
+
+// The tail's table and primary key, for a caller who may read it without the planner.
+Oid direct_index(const Cache *c, Relation *rel)
+{
+    if (IsolationIsSerializable()) return InvalidOid;
+    if (pg_class_aclcheck(c->tail, GetUserId(), ACL_SELECT) != ACLCHECK_OK) return InvalidOid;
+    if (check_enable_rls(c->tail, InvalidOid, true) != RLS_NONE) return InvalidOid;
+    Relation table = table_open(c->tail, AccessShareLock);
+    const Oid types[] = {INT8OID, INT4OID, INT4OID, c->tensor_type};
+    TupleDesc desc = RelationGetDescr(table);
+    bool plain = table->rd_rel->relkind == RELKIND_RELATION && !table->rd_rel->relhassubclass && !table->rd_rel->relhasrules &&
+                 desc->natts >= 4;
+    for (int i = 0; plain && i < 4; ++i)
+        plain = !TupleDescAttr(desc, i)->attisdropped && TupleDescAttr(desc, i)->atttypid == types[i];
+    Oid index = plain ? compat::primary_key_index(table) : InvalidOid;
+    if (OidIsValid(index)) {
+        Relation opened = index_open(index, AccessShareLock);
+        const Form_pg_index form = opened->rd_index;
+        if (form->indnkeyatts != 3 || !form->indisvalid || form->indkey.values[0] != 1 || form->indkey.values[1] != 2 ||
+            form->indkey.values[2] != 3)
+            index = InvalidOid;
+        index_close(opened, AccessShareLock);
+    }
+    if (OidIsValid(index))
+        *rel = table;
+    else
+        table_close(table, AccessShareLock);
+    return index;
+}
+
+void gather_direct(Gather *gather, const Cache *c, const Sequence *s, int32_t stop, Relation table, Oid index_oid)
+{
+    (void)c;
+    Relation index = index_open(index_oid, AccessShareLock);
+    TupleTableSlot *slot = table_slot_create(table, nullptr);
+    IndexScanDesc scan = compat::begin_index_scan(table, index, GetActiveSnapshot(), 4);
+    for (int chunk = gather->first_chunk(); chunk <= gather->last_chunk(); ++chunk) {
+        ScanKeyData keys[4];
+        ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(s->own()));
+        ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(chunk));
+        ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(s->sealed));
+        ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(stop));
+        index_rescan(scan, keys, 4, nullptr, 0);
+        while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
+            bool null;
+            const int32_t pos = DatumGetInt32(slot_getattr(slot, 3, &null));
+            gather->take(chunk, pos, datum_tensor(slot_getattr(slot, 4, &null)));
+        }
+    }
+    index_endscan(scan);
+    ExecDropSingleTupleTableSlot(slot);
+    index_close(index, AccessShareLock);
+    table_close(table, AccessShareLock);
+}
+
+void gather_planned(Gather *gather, Cache *c, const Sequence *s, int32_t stop, bool read_only)
+{
+    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->sealed), Int32GetDatum(stop), Int32GetDatum(gather->first_chunk()),
+                      Int32GetDatum(gather->last_chunk())};
+    run_plan(c, Plan::tail_read_chunks, values, read_only);
+    for (uint64_t i = 0; i < SPI_processed; ++i) {
+        HeapTuple row = SPI_tuptable->vals[i];
+        TupleDesc desc = SPI_tuptable->tupdesc;
+        bool null;
+        gather->take(DatumGetInt32(SPI_getbinval(row, desc, 1, &null)), DatumGetInt32(SPI_getbinval(row, desc, 2, &null)),
+                     datum_tensor(SPI_getbinval(row, desc, 3, &null)));
+    }
+    SPI_freetuptable(SPI_tuptable);
+}
+
+}  // namespace
+
+TailHalves read_tail(Cache *c, const Sequence *s, int layer, MemoryContext context)
+{
+    if (s->length == s->sealed) return {s->sealed, 0, nullptr, nullptr};
+    if (!c->tail_logged && RecoveryInProgress()) return {s->sealed, 0, nullptr, nullptr};
+    Gather gather(c, s, layer * c->kv_heads, c->kv_heads, s->length - s->sealed, context);
+    Relation table;
+    Oid index = direct_index(c, &table);
+    if (OidIsValid(index))
+        gather_direct(&gather, c, s, s->length, table, index);
+    else
+        gather_planned(&gather, c, s, s->length, true);
+    return gather.finish();
+}
+
+TailHalves read_whole_tail(Cache *c, const Sequence *s, int32_t stop, MemoryContext context)
+{
+    if (stop <= s->sealed) return {s->sealed, 0, nullptr, nullptr};
+    Gather gather(c, s, 0, c->slots(), stop - s->sealed, context);
+    gather_planned(&gather, c, s, stop, false);
+    return gather.finish();
+}
+
+}  // namespace vkv::kv

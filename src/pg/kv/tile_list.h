@@ -1,0 +1,49 @@
+// Where the tiles of one layer of an extent lie: a backend's memory of a scan of the index.
+#pragma once
+
+#include "pg/kv/cache.h"
+
+namespace vkv::kv {
+
+struct TileRef {
+    int32_t pos, tokens;
+    uint64_t id;
+    BlockNumber block;
+    Buffer buffer;  // where the block was last; a guess
+    OffsetNumber offset;
+    int16_t head;
+};
+
+struct TileListKey {
+    Oid table;
+    int32_t layer;
+    int64_t extent;
+};
+
+struct TileList {
+    TileListKey key;
+    uint64_t storage;     // the file of the table when it was scanned
+    int32_t covered;      // every tile that starts below is listed
+    uint32_t count, capacity;
+    TileRef *refs;        // by position, then head
+    uint64_t last_use;
+};
+
+// The table opened, its index found, its rows laid out as kv.create_cache made them.
+struct SealedTable {
+    Relation rel;
+    Oid index;
+};
+
+// May this caller read the table without the planner? Opens it then (AccessShareLock); close_direct releases it.
+bool open_direct(const Cache *cache, SealedTable *table);
+void close_direct(SealedTable *table);
+
+// The list, complete below `stop` under the active snapshot.
+TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop);
+void forget_tile_list(TileList *list);
+
+// Pins the page and returns the tile, or null when the row is no more what was remembered.
+const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes);
+
+}  // namespace vkv::kv

@@ -1,0 +1,121 @@
+// kv.weights: how much each stored token weighs for a query. All logits of a layer, then the softmax over them in double precision.
+
+#include <algorithm>
+#include <vector>
+
+#include "core/kv/attend.h"
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/arguments.h"
+#include "pg/kv/call.h"
+#include "pg/kv/halves.h"
+#include "pg/kv/source.h"
+
+namespace vkv::kv {
+
+namespace {
+
+struct Look {
+    Cache *cache;
+    int layer;
+    float scale, softcap;
+    int32_t window, sinks;
+    const float *q;  // [q_heads][dim_k]
+    size_t heads() const { return static_cast<size_t>(cache->q_heads); }
+    size_t group() const { return static_cast<size_t>(cache->group()); }
+    size_t dim() const { return static_cast<size_t>(cache->dim_k); }
+};
+
+Look read_look(FunctionCallInfo fcinfo)
+{
+    Look look{};
+    look.cache = cache_of(PG_GETARG_OID(0));
+    look.layer = PG_GETARG_INT32(2);
+    check_layer(look.cache, look.layer);
+    const TensorView q = tensor_argument(fcinfo, 3);
+    if (q.dims != 2 || q.shape[0] != look.heads() || q.shape[1] != look.dim())
+        throw Error(Errc::data_exception,
+                    message("q has shape %s, should be [%zu, %zu]", shape_text(q).c_str(), look.heads(), look.dim()));
+    const double scale = PG_ARGISNULL(4) ? 1 / std::sqrt(static_cast<double>(look.dim())) : PG_GETARG_FLOAT8(4);
+    const double softcap = PG_ARGISNULL(7) ? 0 : PG_GETARG_FLOAT8(7);
+    look.window = PG_ARGISNULL(5) ? 0 : PG_GETARG_INT32(5);
+    look.sinks = PG_ARGISNULL(6) ? 0 : PG_GETARG_INT32(6);
+    if (!std::isfinite(scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
+    if (!std::isfinite(softcap) || softcap < 0) throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
+    if (!PG_ARGISNULL(5) && look.window < 1) throw Error(Errc::invalid_parameter, message("window must be at least 1, not %d", look.window));
+    if (look.sinks < 0) throw Error(Errc::invalid_parameter, message("sinks must be at least 0, not %d", look.sinks));
+    look.scale = static_cast<float>(scale);
+    look.softcap = static_cast<float>(softcap);
+    auto *values = static_cast<float *>(palloc(q.elements() * sizeof(float)));
+    to_f32(q.dtype, q.data, values, q.elements());
+    look.q = values;
+    return look;
+}
+
+// The logits of every query head for every token: [q_heads][total].
+const float *all_logits(const Look &look, const Sequence *s, const TailHalves &tail)
+{
+    Cache *c = look.cache;
+    const size_t total = static_cast<size_t>(s->sealed) + static_cast<size_t>(tail.tokens), group = look.group();
+    auto *all = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, look.heads() * total * sizeof(float) + 64));
+    auto *some = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, group * kMaxTileData * sizeof(float)));
+    auto *queries = own<std::vector<Queries>>(CurrentMemoryContext, static_cast<size_t>(c->kv_heads));
+    for (size_t h = 0; h < queries->size(); ++h)
+        (*queries)[h].set(look.q + h * group * look.dim(), static_cast<int>(group), c->dim_k, look.scale, look.softcap);
+    const auto end = static_cast<int32_t>(total);
+    auto *sights = static_cast<Sight *>(palloc(sizeof(Sight) * group));
+    for (size_t i = 0; i < group; ++i) sights[i] = {look.window > 0 ? std::max(end - look.window, 0) : 0, end};
+    auto take = [&](const TileView &tile, int32_t to) {
+        Selection selection;
+        selection.to = to;
+        selection.sights = sights;
+        selection.sinks = look.window > 0 ? look.sinks : 0;
+        selection.rope = c->rope;
+        const auto h = static_cast<size_t>(tile.head), n = static_cast<size_t>(tile.tokens), first = static_cast<size_t>(tile.first);
+        logits((*queries)[h], tile, selection, some);
+        const size_t count = std::min(n, static_cast<size_t>(to) - first);
+        for (size_t i = 0; i < group; ++i) std::copy_n(some + i * n, count, all + (h * group + i) * total + first);
+    };
+    visit_sealed(c, s, look.layer, take);
+    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take);
+    return all;
+}
+
+void put_weights(ReturnSetInfo *info, size_t head, const float *logit, size_t total)
+{
+    double most = -INFINITY, sum = 0;
+    for (size_t t = 0; t < total; ++t) most = std::max(most, static_cast<double>(logit[t]));
+    for (size_t t = 0; t < total; ++t) sum += std::exp(static_cast<double>(logit[t]) - most);
+    for (size_t t = 0; t < total; ++t) {
+        if (std::isinf(logit[t])) continue;  // outside the window
+        Datum values[] = {Int32GetDatum(static_cast<int32>(t)), Int32GetDatum(static_cast<int32>(head)),
+                          Float4GetDatum(static_cast<float>(std::exp(static_cast<double>(logit[t]) - most) / sum))};
+        bool nulls[3] = {};
+        tuplestore_putvalues(info->setResult, info->setDesc, values, nulls);
+    }
+}
+
+}  // namespace
+
+SQL_FUNCTION(kv_weights)
+{
+    const char *const names[] = {"cache", "seq", "layer", "q"};
+    require_arguments(fcinfo, names, 4);
+    compat::init_materialized(fcinfo);
+    auto *info = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    SPI_connect();
+    const Look look = read_look(fcinfo);
+    const Sequence *s = read_sequence(look.cache, PG_GETARG_INT64(1), CurrentMemoryContext);
+    if (!s) no_sequence(look.cache, PG_GETARG_INT64(1));
+    const TailHalves tail = read_tail(look.cache, s, look.layer, CurrentMemoryContext);
+    const float *all = all_logits(look, s, tail);
+    const size_t total = static_cast<size_t>(s->sealed) + static_cast<size_t>(tail.tokens);
+    for (size_t head = 0; head < look.heads(); ++head) {
+        put_weights(info, head, all + head * total, total);
+        CHECK_FOR_INTERRUPTS();
+    }
+    SPI_finish();
+    return 0;
+}
+
+}  // namespace vkv::kv

@@ -1,0 +1,185 @@
+"""The tables of kv_bench.py in Markdown."""
+
+import kv_data
+import kv_peers
+from report import machine
+
+MB = 1e6
+
+
+def refused(figures):
+    return "refused" in figures
+
+
+def cell(figures, text):
+    return "refused" if refused(figures) else text(figures)
+
+
+def speed(figures):
+    best = 1 / figures["best"]
+    return f"{best:,.{1 if best < 100 else 0}f} / {1 / figures['median']:,.{1 if best < 100 else 0}f}"
+
+
+def attend_tables(rows, peers, options):
+    """One row a shape: our codecs, the fastest peer, and ratios."""
+    titles = [f"`{codec}`" for codec in options.codecs]
+    lines = [
+        "| tokens × batch, heads | "
+        + " | ".join(titles)
+        + " | fastest peer, one thread | f16 / peer | int8 / f16 | int4 / f16 |"
+    ]
+    lines.append("|---" * (len(titles) + 5) + "|")
+    for shape in options.shapes:
+        found = {codec: rows[f"{shape.name} {codec}"] for codec in options.codecs}
+        best = {codec: 1 / f["best"] for codec, f in found.items() if not refused(f)}
+        peer_speed, peer = kv_peers.fastest(peers, shape, 1) if peers else (0, "–")
+        cells = [cell(found[codec], speed) for codec in options.codecs]
+        peer_text = f"{peer_speed:,.{1 if peer_speed < 100 else 0}f} ({peer})" if peers else "–"
+        ratios = [best.get("f16", 0) / peer_speed if peer_speed else 0]
+        ratios += [best.get(codec, 0) / best["f16"] if "f16" in best else 0 for codec in ("int8", "int4")]
+        lines.append(
+            "| " + " | ".join([shape.title, *cells, peer_text, *(f"{r:.2f} ×" if r else "–" for r in ratios)]) + " |"
+        )
+    lines += [
+        "",
+        "Errors of the same calls: against float64 on the decoded tensors; against the tensors given; in brackets GB/s of tiles.",
+        "",
+    ]
+    lines += ["| tokens × batch, heads | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for shape in options.shapes:
+        cells = []
+        for codec in options.codecs:
+            figures = rows[f"{shape.name} {codec}"]
+            cells.append(
+                cell(
+                    figures,
+                    lambda f: (
+                        f"{f['kernel_error']:.1e}; {f['error']:.1e} ({f['bytes'] / f['best'] / 1e9:.1f})"
+                        if f["bytes"]
+                        else "–"
+                    ),
+                )
+            )
+        lines.append(f"| {shape.title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def share_table(rows, options):
+    """Against the faster of the two scans that touch every byte, and against scans that read headers alone."""
+    head = "| | `kv.attend` | every byte: `bit_count` / checksum | share | tile headers: `kv.tokens` | share | row headers: `count(*)` | share |"
+    lines = [head, "|---" * 8 + "|"]
+    for shape in options.share_shapes:
+        for codec in options.codecs:
+            f = rows[f"{shape.name} {codec}"]
+            if refused(f):
+                lines.append(f"| {shape.title}, `{codec}` | refused" + " |" * 7)
+                continue
+            whole = max(f["scan_bits"], f["scan_check"])
+            cells = [
+                f"{f['attend'] / 1e9:.2f} GB/s",
+                f"{f['scan_bits'] / 1e9:.2f} / {f['scan_check'] / 1e9:.2f}",
+                f"{f['attend'] / whole:.0%}",
+            ]
+            for name in ("scan_tokens", "scan_count"):
+                cells += [f"{f[name] / 1e9:.2f}", f"{f['attend'] / f[name]:.0%}"]
+            lines.append(f"| {shape.title}, `{codec}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def parallel_table(rows, options):
+    lines = ["| | no worker | 1 worker | 2 workers | 2 against 1 |", "|---|---|---|---|---|"]
+    for shape in options.parallel_shapes:
+        for codec in options.write_codecs:
+            found = [rows[f"{shape.name} {codec} {workers}"] for workers in (0, 1, 2)]
+            cells = [cell(f, lambda f: f"{f['best'] * 1e3:.2f} / {f['median'] * 1e3:.2f} ms") for f in found]
+            good = not (refused(found[1]) or refused(found[2]))
+            ratio = f"{found[1]['best'] / found[2]['best']:.2f} ×" if good else "–"
+            lines.append(f"| {shape.title}, `{codec}` | " + " | ".join([*cells, ratio]) + " |")
+    return lines
+
+
+def bulk_table(rows):
+    lines = [
+        "| codec | input from | MB/s of input, best / median | MB a CPU second of the backend | WAL / stored bytes |",
+        "|---|---|---|---|---|",
+    ]
+    for row, f in rows.items():
+        codec, origin = row.split()
+        rates = cell(
+            f,
+            lambda f: (
+                f"{f['rate'] / MB:,.0f} / {f['rate_median'] / MB:,.0f} | {f['rate_cpu'] / MB:,.0f} | {f['wal_share']:.2f} ×"
+            ),
+        )
+        lines.append(f"| `{codec}` | {origin} | {rates} |" + (" | |" if refused(f) else ""))
+    return lines
+
+
+def token_table(rows):
+    lines = [
+        "| codec, tail, synchronous_commit | median | p95 | mean | CPU, median | WAL a token | of its f16 bytes |",
+        "|---" * 7 + "|",
+    ]
+    for row, f in rows.items():
+        codec, tail, commit = row.split()
+        if refused(f):
+            lines.append(f"| `{codec}`, {tail}, {commit} | refused ||||||")
+            continue
+        times = " | ".join(f"{f[key] * 1e3:.2f} ms" for key in ("median", "p95", "mean", "cpu"))
+        lines.append(f"| `{codec}`, {tail}, {commit} | {times} | {f['wal']:,.0f} | {f['wal_share']:.3f} × |")
+    return lines
+
+
+def storage_table(rows):
+    lines = ["| codec | sealed tiles with their index | everything, sequences of 4,096 tokens |", "|---|---|---|"]
+    for codec, f in rows.items():
+        lines.append(
+            f"| `{codec}` | "
+            + cell(f, lambda f: f"{f['sealed']:.3f} × | {f['all']:.3f} ×")
+            + " |"
+            + (" |" if refused(f) else "")
+        )
+    return lines
+
+
+def refusals(results):
+    return [
+        f"- {stage} {row}: {f['refused']}" for stage, rows in results.items() for row, f in rows.items() if refused(f)
+    ]
+
+
+def markdown(results, peers, header, options):
+    lines = [f"{key}: {value}  " for key, value in {"machine": machine(), **header}.items()]
+    titles = {
+        "attend": (
+            "`kv.attend`: decode steps a second (one layer, all heads, the whole batch), best / median of whole calls from a client",
+            lambda rows: attend_tables(rows, peers, options),
+        ),
+        "share": (
+            "Bandwidth of one backend over the same tiles, in shared buffers",
+            lambda rows: share_table(rows, options),
+        ),
+        "parallel": (
+            "The aggregate `kv.attention` over sealed tiles, best / median; the leader only gathers when there are workers",
+            lambda rows: parallel_table(rows, options),
+        ),
+        "bulk": ("`kv.append` of prompts of 4,096 tokens, 30 layers × 3 heads × 64, one call each", bulk_table),
+        "token": (
+            f"`kv.append` of one token, 30 layers × 3 heads × 64, a transaction each, {options.tokens} in a row, sealing included",
+            token_table,
+        ),
+        "storage": ("Stored bytes a token against 16-bit keys and values", storage_table),
+    }
+    for stage, rows in results.items():
+        title, table = titles[stage]
+        lines += ["", f"**{title}**", "", *table(rows)]
+    wrong = refusals(results)
+    if wrong:
+        lines += ["", "Refused, because a time beside a wrong result is no result:", *wrong]
+    return "\n".join(lines) + "\n"
+
+
+def peer_tables(peers, threads):
+    return kv_peers.markdown(
+        peers, [shape for shape in kv_data.SHAPES if shape.name in next(iter(peers.values()))[threads[0]]], threads
+    )

@@ -1,0 +1,93 @@
+# A REPEATABLE READ reader sees its old sequence, bit for bit, while others append, truncate, fork, recode, seal and drop; what is rolled
+# back leaves nothing; of two transactions that write one sequence the second waits.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use KVCache;
+use VectorKV;
+
+my $node = kv_node('kv_isolation', settings => ['max_connections = 20']);
+create_cache($node, 'exact', "codec => 'f16'");
+create_cache($node, 'small', "codec => 'int8', tail_tokens => 16");
+
+# A connection that keeps its transaction.
+sub session { return $node->background_psql('postgres', on_error_stop => 0); }
+
+foreach my $cache (qw(exact small))
+{
+	my $look = "SELECT kv.length('$cache', 1), kv.attend('$cache', '{1}', 1, q_batch(1, 1)), md5(kv.bytes(f.k) || kv.bytes(f.v)) FROM kv.fetch('$cache', 1, 1) f";
+	foreach my $change (
+		['append', "SELECT kv.append('$cache', 1, k(700, 200), v(700, 200))"],
+		['truncate', "SELECT kv.truncate('$cache', 1, 150); VACUUM $cache, ${cache}_sealed, ${cache}_tail"],
+		['truncate and append', "SELECT kv.truncate('$cache', 1, 100); SELECT kv.append('$cache', 1, k(100, 100), v(100, 100))"],
+		['fork over a dropped one', "SELECT kv.drop_sequence('$cache', 1); SELECT kv.fork('$cache', 2, 1, 50)"],
+		['recode', "SELECT kv.recode('$cache', 1, 'int4')"],
+		['seal', "SELECT kv.seal('$cache', 1); VACUUM ${cache}_tail"],
+		['drop', "SELECT kv.drop_sequence('$cache', 1); VACUUM ${cache}_sealed, ${cache}_tail"])
+	{
+		my ($name, $sql) = @$change;
+		$node->safe_psql('postgres', "SELECT kv.drop_sequence('$cache', seq) FROM $cache; SELECT kv.append('$cache', 1, k(0, 300), v(0, 300)); "
+			  . "SELECT kv.append('$cache', 2, k(500, 300), v(500, 300))");
+		my $reader = session();
+		$reader->query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+		my $before = $reader->query($look);
+		like($before, qr/^300\|/, "$cache, $name: the reader sees 300 tokens");
+		$node->safe_psql('postgres', $sql);
+		is($reader->query($look), $before, "$cache, $name: the reader sees them still");
+		$reader->query('COMMIT');
+		isnt($reader->query("SELECT exists(SELECT FROM $cache WHERE seq = 1)") eq 't' ? $reader->query($look) : '', $before,
+			"$cache, $name: and the change afterwards") if $name ne 'seal';
+		$reader->quit;
+		ok_cache($node, $cache, "$cache, $name: sound");
+	}
+}
+
+# Rolled back: nothing is left, in any table, and the next append goes where the last committed one ended.
+foreach my $cache (qw(exact small))
+{
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('$cache', seq) FROM $cache; SELECT kv.append('$cache', 1, k(0, 300), v(0, 300))");
+	my $content = "SELECT (SELECT jsonb_agg(to_jsonb(h) ORDER BY seq) FROM $cache h), (SELECT md5(string_agg(s::text, '' ORDER BY extent, layer, head, pos)) FROM ${cache}_sealed s), "
+	  . "(SELECT md5(string_agg(t::text, '' ORDER BY extent, chunk, pos)) FROM ${cache}_tail t)";
+	my $before = $node->safe_psql('postgres', $content);
+	$node->safe_psql('postgres', "BEGIN; SELECT kv.append('$cache', 1, k(300, 500), v(300, 500)); SELECT kv.append('$cache', 9, k(0, 1), v(0, 1)); "
+		  . "SELECT kv.truncate('$cache', 1, 40); SELECT kv.fork('$cache', 1, 8); SELECT kv.recode('$cache', 1, 'int4'); SELECT kv.seal('$cache', 8); "
+		  . "SELECT kv.drop_sequence('$cache', 1); ROLLBACK");
+	is($node->safe_psql('postgres', $content), $before, "$cache: what is rolled back leaves nothing");
+	$node->safe_psql('postgres', "BEGIN; SAVEPOINT a; SELECT kv.append('$cache', 1, k(1, 1), v(1, 1)); ROLLBACK TO a; "
+		  . "SELECT kv.append('$cache', 1, k(300, 10), v(300, 10)); COMMIT");
+	ok_contents($node, $cache, { 1 => { tokens => [ 0 .. 309 ], lossy => $cache eq 'small' } }, "$cache: a savepoint that is rolled back");
+	# An error in the middle of an append leaves nothing either.
+	like(sqlstate_of($node, "SELECT kv.append('$cache', 1, k(0, 2), v(0, 3))"), qr/^22/, "$cache: a wrong shape is refused");
+	is($node->safe_psql('postgres', "SELECT kv.length('$cache', 1)"), '310', "$cache: and changes nothing");
+	ok_cache($node, $cache, "$cache: sound");
+}
+
+# Writers of one sequence wait for each other; writers of different ones do not.
+my ($first, $second) = (session(), session());
+$first->query("BEGIN");
+is($first->query("SELECT kv.append('exact', 1, k(400, 1), v(400, 1))"), '311', 'the first writer appends');
+$second->query("SET lock_timeout = '200ms'; SET client_min_messages = fatal");
+is($second->query("SELECT kv.append('exact', 5, k(1, 1), v(1, 1))"), '1', 'a writer of another sequence does not wait');
+is($second->query("SELECT kv.length('exact', 1)"), '310', 'a reader does not wait');
+$second->query("SELECT kv.append('exact', 1, k(500, 1), v(500, 1))");
+is($second->query("SELECT kv.length('exact', 1)"), '310', 'a writer of the same sequence does');
+$second->query("SET lock_timeout = 0");
+$second->query_until(qr/sent/, "\\echo sent\nSELECT kv.append('exact', 1, k(500, 1), v(500, 1));\n");
+ok(wait_for_backends($node, "k.500, 1", 1), 'it waits');
+$first->query("COMMIT");
+like($second->query("SELECT 'x'"), qr/312\nx$/, 'and goes on after the first');
+ok_contents($node, 'exact', { 1 => { tokens => [ 0 .. 309, 400, 500 ] } }, 'both tokens are there, in order', only => [1]);
+
+# Under REPEATABLE READ the second writer of a sequence is told, as for any row.
+$first->query("BEGIN ISOLATION LEVEL REPEATABLE READ");
+$first->query("SELECT kv.length('exact', 1)");
+$node->safe_psql('postgres', "SELECT kv.append('exact', 1, k(600, 1), v(600, 1))");
+$first->query("SELECT kv.append('exact', 1, k(700, 1), v(700, 1))");
+is($first->query("\\echo :LAST_ERROR_SQLSTATE"), '40001', 'a concurrent append under REPEATABLE READ is a serialization failure');
+$first->query("ROLLBACK");
+ok_contents($node, 'exact', { 1 => { tokens => [ 0 .. 309, 400, 500, 600 ] } }, 'and changes nothing', only => [1]);
+$_->quit foreach $first, $second;
+
+done_testing();

@@ -1,0 +1,101 @@
+# Privileges and row security hold in every function of a cache: a role without rights gets nothing, one with rights gets what the
+# policies on header, sealed tiles and tail show it, and no function tells more.  The recipe is that of docs/kv.md.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use KVCache;
+use VectorKV;
+
+my $node = kv_node('kv_security');
+$node->safe_psql('postgres', 'CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE reader; CREATE ROLE nobody_special');
+create_cache($node, 'chat', "codec => 'int8', tail_tokens => 16");
+$node->safe_psql('postgres', "ALTER TABLE chat ADD COLUMN owner name NOT NULL DEFAULT current_user");
+
+sub as_role { my ($role, $sql) = @_; return "SET ROLE $role; $sql"; }
+
+my %call = (
+	append => "SELECT kv.append('chat', 1, k(0, 1), v(0, 1))",
+	attend => "SELECT kv.attend('chat', '{1}', 0, q_batch(0, 1))",
+	attend_layers => "SELECT kv.attend('chat', '{1}', ARRAY[0], kv.reshape(q_batch(0, 1), '{1,1,9,64}'))",
+	weights => "SELECT count(*) FROM kv.weights('chat', 1, 0, kv.reshape(q_batch(0, 1), '{9,64}'))",
+	fetch => "SELECT kv.shape(k) FROM kv.fetch('chat', 1, 0)",
+	length => "SELECT kv.length('chat', 1)",
+	truncate => "SELECT kv.truncate('chat', 1, 5)",
+	fork => "SELECT kv.fork('chat', 1, 1000)",
+	seal => "SELECT kv.seal('chat', 1)",
+	recode => "SELECT kv.recode('chat', 1, 'int4')",
+	drop_sequence => "SELECT kv.drop_sequence('chat', 1)",
+	check => "SELECT count(*) FROM kv.check_cache('chat')",
+	tiles => 'SELECT count(*) FROM chat_tile',
+	drop_cache => "SELECT kv.drop_cache('chat')");
+
+$node->safe_psql('postgres', "SELECT kv.append('chat', 1, k(0, 200), v(0, 200))");
+foreach my $name (sort keys %call)
+{
+	like(sqlstate_of($node, as_role('nobody_special', $call{$name})), qr/^42501: /, "$name: refused without privileges");
+}
+
+# Reading only.
+$node->safe_psql('postgres', 'GRANT SELECT ON chat, chat_sealed, chat_tail, chat_tile TO reader');
+foreach my $name (qw(attend attend_layers weights fetch length check tiles))
+{
+	isnt($node->safe_psql('postgres', as_role('reader', $call{$name})), '', "$name: allowed to a reader");
+}
+foreach my $name (qw(append truncate fork seal recode drop_sequence drop_cache))
+{
+	like(sqlstate_of($node, as_role('reader', $call{$name})), qr/^42501: /, "$name: refused to a reader");
+}
+$node->safe_psql('postgres', "SELECT kv.drop_sequence('chat', 1)");
+
+# Two tenants.  A tile is of those who have a sequence that uses it.
+$node->safe_psql('postgres', <<'SQL');
+GRANT SELECT, INSERT, UPDATE, DELETE ON chat, chat_sealed, chat_tail TO alice, bob;
+GRANT SELECT ON chat_tile TO alice, bob;
+ALTER TABLE chat ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chat_sealed ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chat_tail ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON chat USING (owner = current_user);
+CREATE POLICY own ON chat_sealed USING (EXISTS (SELECT FROM chat h WHERE h.extents @> ARRAY[extent])) WITH CHECK (true);
+CREATE POLICY own ON chat_tail USING (EXISTS (SELECT FROM chat h WHERE h.extents @> ARRAY[extent])) WITH CHECK (true);
+SQL
+$node->safe_psql('postgres', as_role('alice', "SELECT kv.append('chat', 1, k(0, 200), v(0, 200))"));
+$node->safe_psql('postgres', as_role('bob', "SELECT kv.append('chat', 2, k(500, 300), v(500, 300))"));
+my $alone = $node->safe_psql('postgres', as_role('alice', "SELECT kv.attend('chat', '{1}', 1, q_batch(1, 1))"));
+isnt($alone, '', 'alice attends to her own');
+is($node->safe_psql('postgres', as_role('bob', 'SELECT seq, length FROM chat')), '2|300', 'bob sees his sequence only');
+is($node->safe_psql('postgres', as_role('bob', 'SELECT count(DISTINCT extent) FROM chat_sealed')), '1', 'and his tiles only');
+is($node->safe_psql('postgres', as_role('bob', 'SELECT count(*) FROM chat_tile WHERE seq = 1')), '0', 'also in the view');
+foreach my $name (qw(attend attend_layers weights fetch length truncate seal recode fork))
+{
+	my $got = sqlstate_of($node, as_role('bob', $call{$name}));
+	$got = $node->safe_psql('postgres', as_role('bob', $call{$name})) if $got eq '';
+	like($got, qr/^(42704: .*|0|)$/, "$name: alice's sequence does not exist for bob");
+}
+is($node->safe_psql('postgres', as_role('bob', $call{drop_sequence})), 'f', 'drop_sequence: nothing to drop for bob');
+like(sqlstate_of($node, as_role('bob', $call{append})), qr/^(42501|23505): /, "append: alice's number is taken for bob");
+like(sqlstate_of($node, as_role('bob', "SELECT kv.attend('chat', '{2,1}', 0, q_batch(0, 2))")), qr/^42704: /, 'a batch with a foreign sequence fails whole');
+is($node->safe_psql('postgres', as_role('alice', "SELECT kv.attend('chat', '{1}', 1, q_batch(1, 1))")), $alone, "alice's answers are as before");
+
+# Forks across tenants: the shared tiles stay until the last sequence is gone, whoever deletes.
+$node->safe_psql('postgres', "SELECT kv.fork('chat', 1, 3, 180); UPDATE chat SET owner = 'bob' WHERE seq = 3");
+my $fork = $node->safe_psql('postgres', as_role('bob', "SELECT kv.attend('chat', '{3}', 1, q_batch(1, 1))"));
+isnt($fork, '', 'bob attends to a fork of what alice wrote');
+is($node->safe_psql('postgres', as_role('alice', $call{drop_sequence})), 't', 'alice drops hers');
+is($node->safe_psql('postgres', as_role('bob', "SELECT kv.attend('chat', '{3}', 1, q_batch(1, 1))")), $fork, "bob's fork is whole");
+ok_cache($node, 'chat', 'sound');
+$node->safe_psql('postgres', as_role('bob', "SELECT kv.drop_sequence('chat', 3); SELECT kv.drop_sequence('chat', 2)"));
+is($node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM chat) + (SELECT count(*) FROM chat_sealed) + (SELECT count(*) FROM chat_tail)'), '0', 'nothing is left');
+
+# Owners: a cache belongs to who made it, and is listed without being readable.
+$node->safe_psql('postgres', 'GRANT CREATE ON SCHEMA public TO alice');
+$node->safe_psql('postgres', as_role('alice', "SELECT kv.create_cache('hers', 2, 9, 3, 64)"));
+is($node->safe_psql('postgres', as_role('bob', "SELECT count(*) FROM kv.caches WHERE cache::text = 'hers'")), '1', 'bob sees that there is a cache');
+like(sqlstate_of($node, as_role('bob', "SELECT kv.length('hers', 1)")), qr/^42501: /, 'and no more');
+like(sqlstate_of($node, as_role('bob', "SELECT kv.drop_cache('hers')")), qr/^42501: /, 'and cannot drop it');
+like(sqlstate_of($node, as_role('bob', "DELETE FROM kv.caches")), qr/^42501: /, 'nor change the list');
+$node->safe_psql('postgres', as_role('alice', "SELECT kv.drop_cache('hers')"));
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_class WHERE relname LIKE 'hers%'"), '0', 'alice can');
+
+done_testing();

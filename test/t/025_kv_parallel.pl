@@ -1,0 +1,46 @@
+# The aggregate kv.attention over a large cache runs in parallel: EXPLAIN shows partial aggregates under Gather, workers start, and the
+# answer is the serial one and that of kv.attend.  States made apart and merged, as a distributed plan does it, give it too.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use KVCache;
+use VectorKV;
+
+my $node = kv_node('kv_parallel', settings => ['max_worker_processes = 8', 'max_parallel_workers = 4', 'max_parallel_workers_per_gather = 2']);
+create_cache($node, 'chat', "codec => 'int8'");
+# 40 sequences of 1,024 tokens: 80 MB of them as halves.
+$node->safe_psql('postgres', "SELECT kv.append('chat', seq, k(0, 1024), v(0, 1024)) FROM generate_series(1, 40) seq");
+$node->safe_psql('postgres', "SELECT kv.seal('chat', seq) FROM chat");
+$node->safe_psql('postgres', 'VACUUM (ANALYZE) chat, chat_sealed, chat_tail');
+# An array's element cannot be a query of its own, so the queries are in a table.
+$node->safe_psql('postgres', "CREATE TABLE request AS SELECT kv.reshape(q_batch(1, 1), '{9,64}') AS q; ANALYZE request");
+
+my $serial = 'SET max_parallel_workers_per_gather = 0;';
+my $by_sequence = 'SELECT s.extent, kv.attention((SELECT q FROM request), s.tile) AS output FROM chat_sealed s WHERE s.layer = 1 GROUP BY s.extent';
+my $whole = 'SELECT kv.attention((SELECT q FROM request), s.tile) FROM chat_sealed s WHERE s.layer = 1';
+
+foreach my $case (['by sequence', $by_sequence, qr/Partial (Group|Hash)Aggregate/], ['of all', $whole, qr/Partial Aggregate/])
+{
+	my ($name, $sql, $partial) = @$case;
+	my $plan = $node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $sql");
+	like($plan, qr/Gather/, "$name: the plan gathers") or diag($plan);
+	like($plan, $partial, "$name: from partial aggregates");
+	like($node->safe_psql('postgres', "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) $sql"), qr/Workers Launched: [12]/, "$name: workers start");
+	unlike($node->safe_psql('postgres', "$serial EXPLAIN (COSTS OFF) $sql"), qr/Gather/, "$name: serial when told so");
+}
+
+my $worst = $node->safe_psql('postgres', "$serial CREATE TABLE serial AS $by_sequence; RESET max_parallel_workers_per_gather; "
+	  . "SELECT count(*), max(kv.relative_error(p.output, s.output)) < 1e-6 FROM ($by_sequence) p JOIN serial s USING (extent)");
+is($worst, '40|t', 'parallel and serial answers agree');
+is($node->safe_psql('postgres', "SELECT kv.relative_error(($whole), (SELECT output FROM serial LIMIT 1)) < 1e-5"), 't',
+	'forty equal sequences together attend as one does');
+is($node->safe_psql('postgres', "SELECT max(kv.relative_error(s.output, kv.reshape(kv.attend('chat', ARRAY[h.seq], 1, (SELECT q_batch(1, 1))), '{9,64}'))) < 1e-5 "
+		  . "FROM serial s JOIN chat h ON h.extents @> ARRAY[s.extent]"), 't', 'the aggregate answers as kv.attend does');
+is($node->safe_psql('postgres', "SELECT count(*), bool_and(kv.relative_error((kv.finish(m.state)).output, s.output) < 1e-6) FROM "
+		  . "(SELECT extent, kv.merge(state) AS state FROM (SELECT extent, pos % 3 AS part, kv.merge(kv.partial((SELECT q FROM request), tile)) AS state "
+		  . "FROM chat_sealed WHERE layer = 1 GROUP BY 1, 2) p GROUP BY extent) m JOIN serial s USING (extent)"), '40|t',
+	'states of parts, merged, give the same');
+
+done_testing();
