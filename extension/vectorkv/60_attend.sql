@@ -8,7 +8,7 @@ CREATE FUNCTION kv.attend(cache regclass, seqs bigint[], layer int, q kv.tensor,
 	AS 'MODULE_PATHNAME', 'kv_attend' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
 
 -- Several layers at once: q, k, v and the result have the layers as their first dimension.
-CREATE FUNCTION kv.attend(cache regclass, seqs bigint[], layers int[], q kv.tensor,
+CREATE FUNCTION kv.attend_layers(cache regclass, seqs bigint[], layers int[], q kv.tensor,
 	scale float8 DEFAULT NULL, causal boolean DEFAULT true, "window" int DEFAULT NULL, sinks int DEFAULT NULL, softcap float8 DEFAULT NULL,
 	k kv.tensor DEFAULT NULL, v kv.tensor DEFAULT NULL, model text DEFAULT NULL) RETURNS kv.tensor
 	AS 'MODULE_PATHNAME', 'kv_attend_layers' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000;
@@ -19,7 +19,7 @@ CREATE FUNCTION kv.attend(cache regclass, seqs bigint[], layer int, q kv.tensor,
 	k kv.tensor DEFAULT NULL, v kv.tensor DEFAULT NULL, model text DEFAULT NULL, OUT output kv.tensor, OUT lse kv.tensor) RETURNS record
 	AS 'MODULE_PATHNAME', 'kv_attend_lse' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
 
-CREATE FUNCTION kv.attend(cache regclass, seqs bigint[], layers int[], q kv.tensor, return_lse boolean,
+CREATE FUNCTION kv.attend_layers(cache regclass, seqs bigint[], layers int[], q kv.tensor, return_lse boolean,
 	scale float8 DEFAULT NULL, causal boolean DEFAULT true, "window" int DEFAULT NULL, sinks int DEFAULT NULL, softcap float8 DEFAULT NULL,
 	k kv.tensor DEFAULT NULL, v kv.tensor DEFAULT NULL, model text DEFAULT NULL, OUT output kv.tensor, OUT lse kv.tensor) RETURNS record
 	AS 'MODULE_PATHNAME', 'kv_attend_layers_lse' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000;

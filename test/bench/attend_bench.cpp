@@ -1,8 +1,8 @@
 // Attention of one decode step over a cached context: every codec and instruction set, for the heads of two models.
 //
-// An item is a step of a whole layer: all queries against all tokens of all KV heads. Tiles lie 8 kB apart, one a page, as in shared
-// buffers, those of a head one after the other. Bytes are those of the tiles. Before anything is timed the states are compared with
-// attention in float64 over the decoded tiles; a wrong one is reported instead of timed.
+// An item is a step of a whole layer: all queries against all tokens of all KV heads. Tiles lie 8 kB apart, one a page, as in
+// shared buffers, those of a head one after the other. Bytes are those of the tiles. Before anything is timed the states are
+// compared with attention in float64 over the decoded tiles; a wrong one is reported instead of timed.
 #include <benchmark/benchmark.h>
 
 #include <cstring>
@@ -63,8 +63,7 @@ struct Layer {
     {
         step();
         Reference reference(rows, model.dim);
-        for (size_t i = 0; i < tiles_a_head; i++)
-            reference.add(q.data(), static_cast<double>(scale), 0, views[i], {});
+        for (size_t i = 0; i < tiles_a_head; i++) reference.add(q.data(), static_cast<double>(scale), 0, views[i], {});
         for (const Accumulator &sum : sums) {
             const State state(sum, rows, model.dim);
             if (reference.error(state.m.data(), state.l.data(), state.o.data()) > kBudget) return false;
@@ -109,7 +108,7 @@ void time_shape(benchmark::State &state, const Shape &shape, simd::Level level)
 
 void add_shapes()
 {
-    constexpr const char *kNames[kCodecs] = {"f16",           "int8",         "int4_uniform", "int3_uniform",
+    constexpr const char *kNames[kCodecs] = {"f16",          "int8",         "int4_uniform", "int3_uniform",
                                              "int2_uniform", "int4_rotated", "int3_rotated", "int2_rotated"};
     for (const simd::Level level : {simd::Level::avx512, simd::Level::avx2, simd::Level::neon, simd::Level::scalar}) {
         if (!simd::supported(level)) continue;
@@ -118,13 +117,13 @@ void add_shapes()
                 for (const int batch : {1, 8})
                     for (int codec = 0; codec < kCodecs; codec++) {
                         const Shape shape{model, static_cast<Codec>(codec), tokens, batch};
-                        const std::string title = std::string("attend/") + simd::level_name(level) + "/heads:" +
-                                                  std::to_string(model.q_heads) + "/" + std::to_string(model.kv_heads) + "x" +
-                                                  std::to_string(model.dim) + "/tokens:" + std::to_string(tokens) +
+                        const std::string title = std::string("attend/") + simd::level_name(level) +
+                                                  "/heads:" + std::to_string(model.q_heads) + "/" + std::to_string(model.kv_heads) +
+                                                  "x" + std::to_string(model.dim) + "/tokens:" + std::to_string(tokens) +
                                                   "/batch:" + std::to_string(batch) + "/" + kNames[codec];
-                        benchmark::RegisterBenchmark(title.c_str(),
-                                                     [=](benchmark::State &state) { time_shape(state, shape, level); })
-                            ->Unit(benchmark::kMillisecond);
+                        benchmark::RegisterBenchmark(title.c_str(), [=](benchmark::State &state) {
+                            time_shape(state, shape, level);
+                        })->Unit(benchmark::kMillisecond);
                     }
     }
 }

@@ -20,48 +20,46 @@ def speed(figures):
     return f"{best:,.{1 if best < 100 else 0}f} / {1 / figures['median']:,.{1 if best < 100 else 0}f}"
 
 
+def times(value):
+    return f"{value:.2f} ×" if value else "–"
+
+
+def against_peer(figures, peers, shape):
+    """Speed of the fastest peer, and ours by wall time and by CPU time (the backend's) relative to the fastest by each."""
+    if not peers:
+        return "–", "–"
+    best, peer = kv_peers.fastest(peers, shape, 1)
+    text = f"{best:,.{1 if best < 100 else 0}f} ({peer})"
+    if refused(figures):
+        return text, "–"
+    by_cpu = 1 / figures["cpu_best"] / kv_peers.fastest(peers, shape, 1, "cpu")[0]
+    return text, f"{times(1 / figures['best'] / best)} ({times(by_cpu)})"
+
+
 def attend_tables(rows, peers, options):
-    """One row a shape: our codecs, the fastest peer, and ratios."""
+    """One row a shape: our codecs, the fastest peer, and ratios; then the errors of the same calls."""
     titles = [f"`{codec}`" for codec in options.codecs]
-    lines = [
-        "| tokens × batch, heads | "
-        + " | ".join(titles)
-        + " | fastest peer, one thread | f16 / peer | int8 / f16 | int4 / f16 |"
+    ratios = [
+        "fastest peer, one thread",
+        "`f16` / peer (by CPU)",
+        *(f"`{codec}` / `f16`" for codec in ("int8", "int4")),
     ]
-    lines.append("|---" * (len(titles) + 5) + "|")
+    lines = ["| " + " | ".join(["tokens × batch, heads", *titles, *ratios]) + " |", "|---" * (len(titles) + 5) + "|"]
+    errors = ["| " + " | ".join(["tokens × batch, heads", *titles]) + " |", "|---" * (len(titles) + 1) + "|"]
     for shape in options.shapes:
         found = {codec: rows[f"{shape.name} {codec}"] for codec in options.codecs}
         best = {codec: 1 / f["best"] for codec, f in found.items() if not refused(f)}
-        peer_speed, peer = kv_peers.fastest(peers, shape, 1) if peers else (0, "–")
-        cells = [cell(found[codec], speed) for codec in options.codecs]
-        peer_text = f"{peer_speed:,.{1 if peer_speed < 100 else 0}f} ({peer})" if peers else "–"
-        ratios = [best.get("f16", 0) / peer_speed if peer_speed else 0]
-        ratios += [best.get(codec, 0) / best["f16"] if "f16" in best else 0 for codec in ("int8", "int4")]
-        lines.append(
-            "| " + " | ".join([shape.title, *cells, peer_text, *(f"{r:.2f} ×" if r else "–" for r in ratios)]) + " |"
-        )
-    lines += [
-        "",
-        "Errors of the same calls: against float64 on the decoded tensors; against the tensors given; in brackets GB/s of tiles.",
-        "",
-    ]
-    lines += ["| tokens × batch, heads | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-    for shape in options.shapes:
-        cells = []
-        for codec in options.codecs:
-            figures = rows[f"{shape.name} {codec}"]
-            cells.append(
-                cell(
-                    figures,
-                    lambda f: (
-                        f"{f['kernel_error']:.1e}; {f['error']:.1e} ({f['bytes'] / f['best'] / 1e9:.1f})"
-                        if f["bytes"]
-                        else "–"
-                    ),
-                )
-            )
-        lines.append(f"| {shape.title} | " + " | ".join(cells) + " |")
-    return lines
+        cells = [cell(f, speed) for f in found.values()]
+        cells += against_peer(found.get("f16", {"refused": ""}), peers, shape)
+        cells += [times(best.get(codec, 0) / best["f16"]) if "f16" in best else "–" for codec in ("int8", "int4")]
+        lines.append("| " + " | ".join([shape.title, *cells]) + " |")
+        errors.append("| " + " | ".join([shape.title, *(cell(f, error_text) for f in found.values())]) + " |")
+    about = "Largest relative error of an output vector against float64 on the decoded tensors / on the tensors given (GB/s of tiles):"
+    return [*lines, "", about, "", *errors]
+
+
+def error_text(figures):
+    return f"{figures['kernel_error']:.1e} / {figures['error']:.1e} ({figures['bytes'] / figures['best'] / 1e9:.1f})"
 
 
 def share_table(rows, options):

@@ -88,6 +88,30 @@ $first->query("SELECT kv.append('exact', 1, k(700, 1), v(700, 1))");
 is($first->query("\\echo :LAST_ERROR_SQLSTATE"), '40001', 'a concurrent append under REPEATABLE READ is a serialization failure');
 $first->query("ROLLBACK");
 ok_contents($node, 'exact', { 1 => { tokens => [ 0 .. 309, 400, 500, 600 ] } }, 'and changes nothing', only => [1]);
+
+# Sequences that share tiles are cut and dropped at the same time: each waits, neither deadlocks.
+foreach my $change (['drop_sequence', ''], ['truncate', ', 10'], ['recode', ", 'int4'"])
+{
+	my ($function, $argument) = @$change;
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', seq) FROM small; SELECT kv.append('small', 1, k(0, 300), v(0, 300)); "
+		  . "SELECT kv.fork('small', 1, 2); SELECT kv.fork('small', 1, 3)");
+	my $third = session();
+	$third->query("BEGIN");
+	$third->query("SELECT kv.append('small', 1, k(300, 1), v(300, 1))");
+	my $number = 1;
+	$_->query_until(qr/sent/, "\\echo sent\nSELECT kv.$function('small', " . ++$number . "$argument);\n") foreach $first, $second;
+	ok(wait_for_backends($node, "kv.$function", 2), "$function: two wait for the writer of the third");
+	$third->query("COMMIT");
+	$third->quit;
+	foreach my $session ($first, $second)
+	{
+		$session->{stderr} = '';
+		$session->query("SELECT 'done'");
+		is($session->{stderr}, '', "$function: and end without an error");
+	}
+	ok_cache($node, 'small', "$function: sound");
+	is($node->safe_psql('postgres', "SELECT kv.length('small', 1)"), '301', "$function: the writer's token is there");
+}
 $_->quit foreach $first, $second;
 
 done_testing();

@@ -78,6 +78,17 @@ like(sqlstate_of($node, as_role('bob', $call{append})), qr/^(42501|23505): /, "a
 like(sqlstate_of($node, as_role('bob', "SELECT kv.attend('chat', '{2,1}', 0, q_batch(0, 2))")), qr/^42704: /, 'a batch with a foreign sequence fails whole');
 is($node->safe_psql('postgres', as_role('alice', "SELECT kv.attend('chat', '{1}', 1, q_batch(1, 1))")), $alone, "alice's answers are as before");
 
+# Every function works on one's own sequences under these policies.
+my $own = "kv.append('chat', 30, k(0, 200), v(0, 200)), kv.fork('chat', 30, 31), kv.length('chat', 31)";
+is($node->safe_psql('postgres', as_role('alice', "SELECT $own")), '200|200|200', 'append, fork, length: under the policies');
+is($node->safe_psql('postgres', as_role('alice', "SELECT kv.truncate('chat', 30, 190), kv.truncate('chat', 30, 50)")), '190|50', 'truncate: under the policies');
+foreach my $call ("kv.recode('chat', 31, 'int4') > 100", "kv.seal('chat', 31) > 10", "kv.append('chat', 31, k(0, 5), v(0, 5)) = 205", "kv.drop_sequence('chat', 30)", "kv.drop_sequence('chat', 31)")
+{
+	my ($status, $out, $err) = $node->psql('postgres', as_role('alice', "SELECT $call"));
+	is("$out$err", 't', "$call: under the policies");
+}
+is($node->safe_psql('postgres', 'SELECT count(DISTINCT extent) FROM (SELECT extent FROM chat_sealed UNION SELECT extent FROM chat_tail) t'), '2', 'nothing is left of them');
+
 # Forks across tenants: the shared tiles stay until the last sequence is gone, whoever deletes.
 $node->safe_psql('postgres', "SELECT kv.fork('chat', 1, 3, 180); UPDATE chat SET owner = 'bob' WHERE seq = 3");
 my $fork = $node->safe_psql('postgres', as_role('bob', "SELECT kv.attend('chat', '{3}', 1, q_batch(1, 1))"));
@@ -97,5 +108,33 @@ like(sqlstate_of($node, as_role('bob', "SELECT kv.drop_cache('hers')")), qr/^425
 like(sqlstate_of($node, as_role('bob', "DELETE FROM kv.caches")), qr/^42501: /, 'nor change the list');
 $node->safe_psql('postgres', as_role('alice', "SELECT kv.drop_cache('hers')"));
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_class WHERE relname LIKE 'hers%'"), '0', 'alice can');
+
+# Tiles that a policy hides from somebody who sees the sequence are an error, not an answer from the rest.
+create_cache($node, 'torn', "codec => 'int8', tail_tokens => 16");
+$node->safe_psql('postgres', "SELECT kv.append('torn', 1, k(0, 300), v(0, 300)); GRANT SELECT ON torn, torn_sealed, torn_tail TO reader; "
+	  . "ALTER TABLE torn_sealed ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON torn_sealed USING (head <> 1 OR pos = 0)");
+my $torn = "SELECT kv.attend('torn', '{1}', 0, q_batch(0, 1))";
+like(sqlstate_of($node, as_role('reader', $torn)), qr/^XX001: /, 'hidden tiles: attend says so');
+like(sqlstate_of($node, as_role('reader', "SELECT kv.fetch('torn', 1, 0)")), qr/^XX001: /, 'hidden tiles: fetch says so');
+$node->safe_psql('postgres', "ALTER TABLE torn_sealed DISABLE ROW LEVEL SECURITY; ALTER TABLE torn_tail ENABLE ROW LEVEL SECURITY; CREATE POLICY none ON torn_tail USING (false)");
+like(sqlstate_of($node, as_role('reader', $torn)), qr/^XX001: /, 'a hidden tail: attend says so');
+
+# What runs with the owner's rights uses PostgreSQL's own operators, whatever the caller's search path holds.
+$node->safe_psql('postgres', <<'SQL');
+CREATE SCHEMA evil AUTHORIZATION alice;
+SET ROLE alice;
+CREATE TABLE evil.log (who name);
+GRANT INSERT ON evil.log TO PUBLIC;
+CREATE FUNCTION evil.eq(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN INSERT INTO evil.log VALUES (current_user); RETURN int8eq($1, $2); END';
+CREATE FUNCTION evil.contains(bigint[], bigint[]) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN INSERT INTO evil.log VALUES (current_user); RETURN arraycontains($1, $2); END';
+CREATE FUNCTION evil.overlaps(bigint[], bigint[]) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN INSERT INTO evil.log VALUES (current_user); RETURN arrayoverlap($1, $2); END';
+CREATE OPERATOR evil.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.eq);
+CREATE OPERATOR evil.@> (LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = evil.contains);
+CREATE OPERATOR evil.&& (LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = evil.overlaps);
+SQL
+$node->safe_psql('postgres', "SET ROLE alice; SET search_path = evil, pg_catalog, public; SELECT public.k(0, 1); SELECT kv.append('chat', 20, public.k(0, 200), public.v(0, 200)); "
+	  . "SELECT kv.fork('chat', 20, 21); SELECT kv.truncate('chat', 20, 50); SELECT kv.recode('chat', 21, 'int4'); SELECT kv.drop_sequence('chat', 20); SELECT kv.drop_sequence('chat', 21)");
+is($node->safe_psql('postgres', "SELECT DISTINCT who FROM evil.log WHERE who <> 'alice'"), '', "no function of the caller's runs as somebody else");
+is($node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM chat_sealed) + (SELECT count(*) FROM chat_tail)'), '0', 'and nothing is left behind');
 
 done_testing();

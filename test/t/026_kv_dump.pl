@@ -40,7 +40,7 @@ foreach my $format (qw(plain custom))
 			$before{$cache}, "$format: $cache answers as before");
 		is(in($database, "SELECT * FROM kv.check_cache('$cache')"), '', "$format: $cache is sound");
 	}
-	is(in($database, "SELECT title FROM chat WHERE seq = 9"), '', "$format: columns of the owner's are there");
+	is(in($database, "SELECT title FROM chat WHERE seq = 9"), 'talk 9', "$format: columns of the owner's are there");
 	is(in($database, "SELECT kv.append('chat', 9, k(200, 100), v(200, 100), 200, 'SmolLM2-135M')"), '300', "$format: it takes tokens");
 	is(in($database, "SELECT kv.create_cache('other', 2, 9, 3, 64); SELECT kv.append('other', 1, k(0, 1), v(0, 1))"), "other\n1", "$format: and new caches can be made");
 	in($database, "SELECT kv.drop_cache('chat'); SELECT kv.drop_cache('exact')");

@@ -1,5 +1,5 @@
-// Cases of attention over tiles: keys and values, tiles made of them, and attention in float64 over what the tiles decode to. Used by
-// the unit tests, and by the benchmark before it times anything.
+// Cases of attention over tiles: keys and values, tiles made of them, and attention in float64 over what the tiles decode to. Used
+// by the unit tests, and by the benchmark before it times anything.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -28,7 +28,8 @@ inline Tile make_tile(const TileShape &shape, int32_t first, int tokens, const u
     Tile tile;
     tile.size = tile_bytes(shape, tokens);
     tile.bytes.assign((tile.size + 7) / 8, 0);
-    encode_tile(shape, 0, first, tokens, {k, static_cast<size_t>(shape.dim_k)}, {v, static_cast<size_t>(shape.dim_v)}, tile.bytes.data());
+    encode_tile(shape, 0, first, tokens, {k, static_cast<size_t>(shape.dim_k)}, {v, static_cast<size_t>(shape.dim_v)},
+                tile.bytes.data());
     return tile;
 }
 
@@ -59,9 +60,9 @@ inline std::vector<Tile> make_tiles(const TileShape &shape, int tokens, const Kv
     std::vector<Tile> tiles;
     const int most = a_tile ? a_tile : tile_capacity(shape);
     for (int t = 0; t < tokens; t += most)
-        tiles.push_back(make_tile(shape, t, std::min(most, tokens - t), &data.k[static_cast<size_t>(t) * static_cast<size_t>(shape.dim_k)],
-                                  shape.flags & kValuesInKeys ? nullptr
-                                                              : &data.v[static_cast<size_t>(t) * static_cast<size_t>(shape.dim_v)]));
+        tiles.push_back(
+            make_tile(shape, t, std::min(most, tokens - t), &data.k[static_cast<size_t>(t) * static_cast<size_t>(shape.dim_k)],
+                      shape.flags & kValuesInKeys ? nullptr : &data.v[static_cast<size_t>(t) * static_cast<size_t>(shape.dim_v)]));
     return tiles;
 }
 
@@ -76,8 +77,8 @@ inline bool sees(const Selection &selection, int row, int64_t position)
 // What attention is, in float64.
 struct Reference {
     int rows, dim_v;
-    std::vector<double> logits;            // of the tile added last: [rows][tokens]
-    std::vector<double> m, l, o, size;     // size: sum of weights times |value|, what errors of o are measured by
+    std::vector<double> logits;         // of the tile added last: [rows][tokens]
+    std::vector<double> m, l, o, size;  // size: sum of weights times |value|, what errors of o are measured by
 
     Reference(int r, int d) : rows(r), dim_v(d)
     {
@@ -89,7 +90,8 @@ struct Reference {
     }
     void add(const float *q, double scale, double softcap, const TileView &tile, const Selection &selection)
     {
-        const auto tokens = static_cast<size_t>(tile.tokens), dim_k = static_cast<size_t>(tile.dim_k), dims = static_cast<size_t>(dim_v);
+        const auto tokens = static_cast<size_t>(tile.tokens), dim_k = static_cast<size_t>(tile.dim_k),
+                   dims = static_cast<size_t>(dim_v);
         std::vector<float> k(tokens * dim_k), v(tokens * dims);
         decode_tile(tile, k.data(), v.data());
         if (tile.before_rope())
@@ -100,7 +102,8 @@ struct Reference {
             for (size_t t = 0; t < tokens; t++) {
                 if (!sees(selection, r, int64_t{tile.first} + static_cast<int64_t>(t))) continue;
                 double logit = 0;
-                for (size_t d = 0; d < dim_k; d++) logit += static_cast<double>(q[row * dim_k + d]) * static_cast<double>(k[t * dim_k + d]);
+                for (size_t d = 0; d < dim_k; d++)
+                    logit += static_cast<double>(q[row * dim_k + d]) * static_cast<double>(k[t * dim_k + d]);
                 logit *= scale;
                 if (softcap > 0) logit = softcap * std::tanh(logit / softcap);
                 logits[row * tokens + t] = logit;
@@ -127,12 +130,14 @@ struct Reference {
         }
         size[row] += p * most;
     }
-    // The largest error of a state, in what does not depend on its m: log-sum-exp, relative where it is large, and output, relative to
-    // the mean weight times the largest |value| of each token. m and l of a row that saw nothing must be exact.
+    // The largest error of a state, in what does not depend on its m: log-sum-exp, relative where it is large, and output, relative
+    // to the mean weight times the largest |value| of each token. m and l of a row that saw nothing must be exact.
     double error(const float *m2, const float *l2, const float *o2) const
     {
         double worst = 0;
-        const auto note = [&](double x) { worst = std::isnan(x) ? std::numeric_limits<double>::infinity() : std::max(worst, std::fabs(x)); };
+        const auto note = [&](double x) {
+            worst = std::isnan(x) ? std::numeric_limits<double>::infinity() : std::max(worst, std::fabs(x));
+        };
         const auto dims = static_cast<size_t>(dim_v);
         for (size_t r = 0; r < static_cast<size_t>(rows); r++) {
             const auto m_got = static_cast<double>(m2[r]), l_got = static_cast<double>(l2[r]);

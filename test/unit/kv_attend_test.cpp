@@ -1,4 +1,5 @@
-// Attention over tiles: every codec, shape, mask and instruction set against float64 on the decoded tiles, and the algebra of states.
+// Attention over tiles: every codec, shape, mask and instruction set against float64 on the decoded tiles, and the algebra of
+// states.
 #include "core/kv/attend.h"
 
 #include <gtest/gtest.h>
@@ -41,8 +42,8 @@ struct Case {
 std::string text(const Case &c)
 {
     return std::string(codec_name(c.shape.codec)) + " (" + std::to_string(static_cast<int>(c.shape.codec)) + ") dims " +
-           std::to_string(c.shape.dim_k) + "/" + std::to_string(c.shape.dim_v) + " flags " + std::to_string(c.shape.flags) + " rows " +
-           std::to_string(c.rows) + " tokens " + std::to_string(c.tokens);
+           std::to_string(c.shape.dim_k) + "/" + std::to_string(c.shape.dim_v) + " flags " + std::to_string(c.shape.flags) +
+           " rows " + std::to_string(c.rows) + " tokens " + std::to_string(c.tokens);
 }
 
 float usual_scale(const Case &c) { return 1 / std::sqrt(static_cast<float>(c.shape.dim_k)); }
@@ -177,8 +178,8 @@ TEST_P(EachLevel, Masks)
                     for (const auto *sights : {&causal, &mixed}) {
                         Selection selection{from, to, sights->data(), sinks, nullptr};
                         const Case c{{codec, flags, 64, 64, 1}, static_cast<int>(sights->size()), 120};
-                        EXPECT_LE(error_of(c, selection), kBudget)
-                            << text(c) << " [" << from << ", " << to << ") sinks " << sinks << (sights == &mixed ? " mixed" : " causal");
+                        EXPECT_LE(error_of(c, selection), kBudget) << text(c) << " [" << from << ", " << to << ") sinks " << sinks
+                                                                   << (sights == &mixed ? " mixed" : " causal");
                         selection.sights = nullptr;
                         EXPECT_LE(error_of(c, selection), kBudget) << text(c) << " [" << from << ", " << to << ")";
                     }

@@ -7,6 +7,8 @@
 namespace vkv::kv {
 namespace {
 
+using Floats = std::vector<float>;
+
 constexpr int kDims[] = {1, 3, 20, 64, 80, 96, 128, 256, 576, 1024};
 
 class Level {
@@ -111,10 +113,11 @@ TEST_P(EveryCodec, DecodesWithinItsBound)
             const Halves k = normal_halves(n, 21), v = normal_halves(n, 22);
             const Tile tile(shape, tokens, k, v);
             const Decoded decoded(tile.view());
-            // A few values are no sample of a distribution: their error may be twice the usual.
-            const double bound = normal_bound(GetParam()) * (n < 200 ? 2 : 1);
+            // A few values, or one scale, are no sample of a distribution: their error may be far from the usual.
+            const double bound = normal_bound(GetParam()) * (n < 200 ? 2 : tokens == 1 ? 1.3 : 1);
             EXPECT_LE(relative_error(decoded.k, k), bound) << "dim " << dim << ", tokens " << tokens;
-            EXPECT_LE(relative_error(decoded.v, tile.view().values_in_keys() ? k : v), bound) << "dim " << dim << ", tokens " << tokens;
+            EXPECT_LE(relative_error(decoded.v, tile.view().values_in_keys() ? k : v), bound)
+                << "dim " << dim << ", tokens " << tokens;
         }
     }
 }
@@ -129,10 +132,15 @@ TEST_P(EveryCodec, KeepsTokensAndPlanesApart)
     for (size_t i = 0; i < v.size(); ++i) v[i] = float_to_half(half_to_float(v[i]) * std::exp2(-static_cast<float>(i / 32 % 7)));
     const Decoded decoded(Tile(shape, tokens, k, v).view());
     for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
-        const std::vector<float> key(decoded.k.begin() + static_cast<ptrdiff_t>(64 * t), decoded.k.begin() + static_cast<ptrdiff_t>(64 * t + 64));
-        const std::vector<float> value(decoded.v.begin() + static_cast<ptrdiff_t>(32 * t), decoded.v.begin() + static_cast<ptrdiff_t>(32 * t + 32));
-        EXPECT_LE(relative_error(key, Halves(k.begin() + static_cast<ptrdiff_t>(64 * t), k.end())), 1.5 * normal_bound(GetParam())) << t;
-        EXPECT_LE(relative_error(value, Halves(v.begin() + static_cast<ptrdiff_t>(32 * t), v.end())), 1.7 * normal_bound(GetParam())) << t;
+        const std::vector<float> key(decoded.k.begin() + static_cast<ptrdiff_t>(64 * t),
+                                     decoded.k.begin() + static_cast<ptrdiff_t>(64 * t + 64));
+        const std::vector<float> value(decoded.v.begin() + static_cast<ptrdiff_t>(32 * t),
+                                       decoded.v.begin() + static_cast<ptrdiff_t>(32 * t + 32));
+        EXPECT_LE(relative_error(key, Halves(k.begin() + static_cast<ptrdiff_t>(64 * t), k.end())), 1.5 * normal_bound(GetParam()))
+            << t;
+        EXPECT_LE(relative_error(value, Halves(v.begin() + static_cast<ptrdiff_t>(32 * t), v.end())),
+                  1.7 * normal_bound(GetParam()))
+            << t;
     }
 }
 
@@ -189,9 +197,13 @@ TEST_P(EveryCodec, ExtremesDecodeFinite)
         for (size_t i = 0; i < 64; ++i) {
             EXPECT_EQ(plane[i], 0) << "zeros stay zeros";
             EXPECT_EQ(plane[6 * 64 + i], 0);
-            EXPECT_NEAR(plane[5 * 64 + i], 1, 0.55) << "of a constant row";
-            EXPECT_NEAR(plane[64 + i] / 65504, 1, 0.55);
         }
+        for (size_t kind : {1, 2, 5, 7, 8})
+            EXPECT_LE(relative_error(Floats(plane.begin() + static_cast<ptrdiff_t>(kind * 64),
+                                            plane.begin() + static_cast<ptrdiff_t>(kind * 64 + 64)),
+                                     kinds[kind]),
+                      1.5 * normal_bound(GetParam()))
+                << "kind " << kind;
     }
     if (is_rotated(GetParam())) return;
     // Without a rotation what decodes is a half again.
@@ -268,7 +280,8 @@ TEST(Levels, AreCentroidsOfTheNormalDistribution)
             const double low = i == 0 ? -40 : unit * (table[i - 1] + table[i]) / 2;
             const double high = i == count - 1 ? 40 : unit * (table[i] + table[i + 1]) / 2;
             const double centroid = (density(low) - density(high)) / (mass(high) - mass(low));
-            EXPECT_NEAR(unit * table[i], centroid, 1.1 * unit) << bits << " bits, level " << i;  // rounded to integers, thresholds too
+            EXPECT_NEAR(unit * table[i], centroid, 1.1 * unit)
+                << bits << " bits, level " << i;  // rounded to integers, thresholds too
         }
         for (int i = 0; i < count / 2 - 1; ++i)
             EXPECT_EQ(level_thresholds(bits)[i], (table[count / 2 + i] + table[count / 2 + i + 1]) / 2.0f);
@@ -285,7 +298,8 @@ double sample_error(Codec codec, const Halves &rows)
     for (size_t head = 0; head < kSampleHeads; ++head)
         for (size_t t = 0; t < kSampleTokens; t += capacity) {
             const size_t tokens = std::min(capacity, kSampleTokens - t), at = (head * kSampleTokens + t) * kSampleDim;
-            const Halves part(rows.begin() + static_cast<ptrdiff_t>(at), rows.begin() + static_cast<ptrdiff_t>(at + tokens * kSampleDim));
+            const Halves part(rows.begin() + static_cast<ptrdiff_t>(at),
+                              rows.begin() + static_cast<ptrdiff_t>(at + tokens * kSampleDim));
             const Decoded decoded(Tile(shape, static_cast<int>(tokens), part, part).view());
             EXPECT_EQ(decoded.k, decoded.v);
             all.insert(all.end(), decoded.k.begin(), decoded.k.end());
@@ -303,13 +317,13 @@ TEST(Codec, RealKeysAndValuesAreWithinTheirBounds)
     const Halves k_post = sample_of("k_post"), k_pre = sample_of("k_pre"), v = sample_of("v");
     const RealBound bounds[] = {
         {Codec::f16, 0, 0, 0},
-        {Codec::int8, 0, 0, 0},
-        {Codec::uniform4, 0, 0, 0},
-        {Codec::uniform3, 0, 0, 0},
-        {Codec::uniform2, 0, 0, 0},
-        {Codec::rotated4, 0, 0, 0},
-        {Codec::rotated3, 0, 0, 0},
-        {Codec::rotated2, 0, 0, 0},
+        {Codec::int8, 0.0109, 0.011, 0.0082},
+        {Codec::uniform4, 0.13, 0.132, 0.113},
+        {Codec::uniform3, 0.279, 0.283, 0.243},
+        {Codec::uniform2, 0.645, 0.637, 0.564},
+        {Codec::rotated4, 0.1, 0.101, 0.102},
+        {Codec::rotated3, 0.191, 0.192, 0.196},
+        {Codec::rotated2, 0.357, 0.355, 0.367},
     };
     for (const RealBound &bound : bounds) {
         const char *name = codec_name(bound.codec);

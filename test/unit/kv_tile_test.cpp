@@ -77,13 +77,13 @@ TEST(TileBytes, NibblesAreFourConsecutiveElementsAByteEach)
         for (int d = 0; d < 16; ++d) v.push_back(static_cast<float>((t + d) % 16));
     const Tile tile({Codec::uniform4, 0, 16, 16, 1}, 16, to_halves(k), to_halves(v));
     const TileView view = tile.view();
-    EXPECT_EQ(word_at(view.k, 0), 0x73625140u);       // dims 0..7 of token 0
-    EXPECT_EQ(word_at(view.k, 1), 0x8C9DAEBFu);       // of token 1
-    EXPECT_EQ(word_at(view.k, 16), 0xFBEAD9C8u);      // dims 8..15 of token 0
-    EXPECT_EQ(word_at(view.v, 0), 0x73625140u);       // tokens 0..7 of dim 0
-    EXPECT_EQ(word_at(view.v, 1), 0x84736251u);       // of dim 1
-    EXPECT_EQ(word_at(view.v, 16), 0xFBEAD9C8u);      // tokens 8..15 of dim 0
-    EXPECT_EQ(view.k_scale[0], 0x3C00);               // steps, then minima
+    EXPECT_EQ(word_at(view.k, 0), 0x73625140u);   // dims 0..7 of token 0
+    EXPECT_EQ(word_at(view.k, 1), 0x8C9DAEBFu);   // of token 1
+    EXPECT_EQ(word_at(view.k, 16), 0xFBEAD9C8u);  // dims 8..15 of token 0
+    EXPECT_EQ(word_at(view.v, 0), 0x73625140u);   // tokens 0..7 of dim 0
+    EXPECT_EQ(word_at(view.v, 1), 0x84736251u);   // of dim 1
+    EXPECT_EQ(word_at(view.v, 16), 0xFBEAD9C8u);  // tokens 8..15 of dim 0
+    EXPECT_EQ(view.k_scale[0], 0x3C00);           // steps, then minima
     EXPECT_EQ(view.k_scale[16], 0);
     EXPECT_EQ(view.v - view.k, 2 * 16 * 4);
 }
@@ -115,7 +115,7 @@ TEST(TileBytes, TwoBitCodesOfSeventeenTokens)
     const TileView view = tile.view();
     EXPECT_EQ(word_at(view.v, 0), 0xFFAA5500u);  // tokens 0..15 of dim 0
     EXPECT_EQ(word_at(view.v, 3), 0xAA5500FFu);
-    EXPECT_EQ(word_at(view.v, 4), 0u);           // token 16
+    EXPECT_EQ(word_at(view.v, 4), 0u);  // token 16
     EXPECT_EQ(word_at(view.v, 7), 3u);
     EXPECT_EQ(word_at(view.k, 0), 0x03020100u);
     EXPECT_EQ(word_at(view.k, 1), 0x00030201u);
@@ -177,7 +177,8 @@ TEST(TileSize, EncodeRefusesWhatHasNoPlace)
         return error.message();
     };
     EXPECT_EQ(message(shape, 2, 0, 1), "head 2 is outside the valid range 0 to 1");
-    EXPECT_EQ(message(shape, 0, 0, 0), "0 tokens are outside the valid range 1 to " + std::to_string(tile_capacity(shape)) + " of a tile");
+    EXPECT_EQ(message(shape, 0, 0, 0),
+              "0 tokens are outside the valid range 1 to " + std::to_string(tile_capacity(shape)) + " of a tile");
     EXPECT_NE(message(shape, 0, 0, tile_capacity(shape) + 1), "");
     EXPECT_NE(message(shape, 0, -1, 1).find("position -1"), std::string::npos);
     EXPECT_NE(message(shape, 0, INT32_MAX - 1, 2).find("position 2147483646"), std::string::npos);

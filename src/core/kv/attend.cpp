@@ -56,8 +56,8 @@ void hide(const Seen &seen, int tokens, float *scores)
 void check_tile(const Queries::Forms &forms, const TileView &tile, const Selection &selection)
 {
     if (tile.dim_k != forms.dim)
-        throw Error(Errc::data_exception, "tile has keys of " + std::to_string(tile.dim_k) + " dimensions, queries have " +
-                                              std::to_string(forms.dim));
+        throw Error(Errc::data_exception,
+                    "tile has keys of " + std::to_string(tile.dim_k) + " dimensions, queries have " + std::to_string(forms.dim));
     if (!tile.before_rope()) return;
     if (!selection.rope)
         throw Error(Errc::data_exception, "tile has keys before their rotary embedding, whose parameters are missing");
@@ -103,7 +103,8 @@ public:
             blocks_of_scores(row, rows, out);
         const int tokens = tile_.tokens;
         if (forms_.softcap > 0)
-            for (int r = 0; r < rows; r++) kernels_.softcap(out + static_cast<size_t>(r) * stride_, padded(tokens, 16), forms_.softcap);
+            for (int r = 0; r < rows; r++)
+                kernels_.softcap(out + static_cast<size_t>(r) * stride_, padded(tokens, 16), forms_.softcap);
         if (!all)
             for (int r = 0; r < rows; r++)
                 hide(seen_by(tile_, selection_, row + r), tokens, out + static_cast<size_t>(r) * stride_);
@@ -116,7 +117,8 @@ public:
         if (direct_values_) {
             for (int r = 0; r < rows; r += kRowsAtOnce) {
                 const auto at = static_cast<size_t>(r);
-                values_kernel()({job_, weights + at * stride_, stride_, std::min(kRowsAtOnce, rows - r), o + at * o_stride, o_stride});
+                values_kernel()(
+                    {job_, weights + at * stride_, stride_, std::min(kRowsAtOnce, rows - r), o + at * o_stride, o_stride});
             }
             return;
         }
@@ -159,8 +161,8 @@ private:
     void direct_scores(int row, int rows, float *out)
     {
         for (int r = 0; r < rows; r += kRowsAtOnce)
-            scores_kernel()({job_, query_rows(row + r, std::min(kRowsAtOnce, rows - r)), out + static_cast<size_t>(r) * stride_,
-                             stride_});
+            scores_kernel()(
+                {job_, query_rows(row + r, std::min(kRowsAtOnce, rows - r)), out + static_cast<size_t>(r) * stride_, stride_});
     }
 
     void blocks_of_scores(int row, int rows, float *out)
@@ -273,8 +275,8 @@ void Accumulator::reset(int rows, int dim_v)
 {
     if (rows < 1) throw Error(Errc::data_exception, "there must be at least one row of queries, not " + std::to_string(rows));
     if (dim_v < 1 || dim_v > kMaxHeadDim)
-        throw Error(Errc::data_exception, "values must have 1 to " + std::to_string(kMaxHeadDim) + " dimensions, not " +
-                                              std::to_string(dim_v));
+        throw Error(Errc::data_exception,
+                    "values must have 1 to " + std::to_string(kMaxHeadDim) + " dimensions, not " + std::to_string(dim_v));
     Parts &parts = *parts_;
     parts.rows = rows;
     parts.dim_v = dim_v;
@@ -292,11 +294,11 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
     Parts &parts = *parts_;
     check_tile(forms, tile, selection);
     if (tile.dim_v != parts.dim_v)
-        throw Error(Errc::data_exception, "tile has values of " + std::to_string(tile.dim_v) + " dimensions, not " +
-                                              std::to_string(parts.dim_v));
+        throw Error(Errc::data_exception,
+                    "tile has values of " + std::to_string(tile.dim_v) + " dimensions, not " + std::to_string(parts.dim_v));
     if (forms.rows != parts.rows)
-        throw Error(Errc::data_exception, "there are " + std::to_string(forms.rows) + " rows of queries, not " +
-                                              std::to_string(parts.rows));
+        throw Error(Errc::data_exception,
+                    "there are " + std::to_string(forms.rows) + " rows of queries, not " + std::to_string(parts.rows));
     TilePass pass(forms, tile, selection);
     if (pass.rotated_values()) parts.use_rotated(pass.values_dim());
     const int most = std::min(pass.rows_at_once(), forms.rows);

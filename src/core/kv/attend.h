@@ -1,13 +1,13 @@
 // Attention over tiles on the CPU: the algebra of mergeable states (online softmax, flash decoding).
 //
-// A state is, for every row of queries, m = the largest logit, l = sum exp(logit - m), o = sum exp(logit - m) * v (not divided by l).
-// A row that has seen nothing is m = -inf, l = 0, o = 0. States of disjoint sets of tokens merge to the state of their union, in any
-// order. logit = scale * <q, k>, through softcap * tanh(logit / softcap) when softcap > 0.
+// A state is, for every row of queries, m = the largest logit, l = sum exp(logit - m), o = sum exp(logit - m) * v (not divided by
+// l). A row that has seen nothing is m = -inf, l = 0, o = 0. States of disjoint sets of tokens merge to the state of their union,
+// in any order. logit = scale * <q, k>, through softcap * tanh(logit / softcap) when softcap > 0.
 //
-// Codes are never expanded to whole float tensors: f16 is converted in registers, codes of 8 bits and less are multiplied as integers
-// (queries and weights as three 7-bit digits, 21 bits), rotated codes by looking levels up by byte shuffle, with the rotation applied
-// once to the queries and once, inverse, to the sum. Error of a state against float64 on the decoded tile: 1e-5 relative at most.
-// Every row of K and V is loaded once for all queries that share the KV head.
+// Codes are never expanded to whole float tensors: f16 is converted in registers, codes of 8 bits and less are multiplied as
+// integers (queries and weights as three 7-bit digits, 21 bits), rotated codes by looking levels up by byte shuffle, with the
+// rotation applied once to the queries and once, inverse, to the sum. Error of a state against float64 on the decoded tile: 1e-5
+// relative at most. Every row of K and V is loaded once for all queries that share the KV head.
 //
 // Objects here belong to one thread. Buffers are kept and reused; nothing here knows PostgreSQL.
 #pragma once
@@ -20,8 +20,8 @@
 
 namespace vkv::kv {
 
-// The queries that share a KV head: rows = (query heads of the group) * (query positions). Forms that a codec needs (digits, rotated)
-// are made when a tile first asks for them.
+// The queries that share a KV head: rows = (query heads of the group) * (query positions). Forms that a codec needs (digits,
+// rotated) are made when a tile first asks for them.
 class Queries {
 public:
     Queries();
@@ -48,7 +48,7 @@ struct Selection {
     int32_t from = 0, to = INT32_MAX;  // positions of the tile that count at all (a shared tile may be longer than the sequence)
     const Sight *sights = nullptr;     // [rows]; null: every row sees all of them
     int32_t sinks = 0;
-    const Rope *rope = nullptr;        // required for tiles with kKeysBeforeRope
+    const Rope *rope = nullptr;  // required for tiles with kKeysBeforeRope
 };
 
 class Accumulator {
@@ -62,9 +62,9 @@ public:
     void add(const Queries &queries, const TileView &tile, const Selection &selection);
     // Adds a state over the same rows: m [rows], l [rows], o [rows][dim_v].
     void merge(const float *m, const float *l, const float *o);
-    void state(float *m, float *l, float *o) const;      // any of them may be null
+    void state(float *m, float *l, float *o) const;  // any of them may be null
     // o / l and m + log l. A row that saw nothing: 0 and -inf.
-    void finish(float *output, float *lse) const;        // [rows][dim_v], [rows]; either may be null
+    void finish(float *output, float *lse) const;  // [rows][dim_v], [rows]; either may be null
 
 private:
     struct Parts;

@@ -292,20 +292,40 @@ void rotate_block(const PlaneJob &job)
 
 inline Floats inverse_of(Floats scale) { return scale > 0 ? 1 / scale : all(0); }
 
-// The levels nearest to x / scale, and the scale with which they come closest to x: least squares.
+// The levels nearest to x / scale: their product with |x| and their square.
+struct Fit {
+    Floats dot, square;
+};
+
 template <int kCount>
-Floats fitted(const float *x, int dim, const LevelTable &table, Floats scale)
+inline Fit fit(const float *x, int dim, const LevelTable &table, Floats scale)
 {
     const Floats inverse = inverse_of(scale);
-    Floats dot = {}, square = {};
+    Fit sums = {};
     for (int d = 0; d < dim; ++d) {
         const Floats size = magnitude(load(x + d * kLanes)), y = size * inverse;
         Floats level = all(table.levels[0]);
         for (int i = 1; i < kCount; ++i) level = y > table.thresholds[i - 1] ? all(table.levels[i]) : level;
-        dot += size * level;
-        square += level * level;
+        sums.dot += size * level;
+        sums.square += level * level;
     }
-    return dot / square;
+    return sums;
+}
+
+// The scale with which levels come closest to x, by least squares. The error has many local minima, a level each more or less, and
+// a few starts around the scale of the whole distribution find one that is nearly the least.
+template <int kCount>
+Floats best_scale(const float *x, int dim, const LevelTable &table, Floats usual)
+{
+    constexpr float kStarts[] = {0.7f, 0.85f, 1, 1.15f, 1.3f};
+    Floats best = {}, gain = {};
+    for (const float start : kStarts) {
+        const Fit sums = fit<kCount>(x, dim, table, usual * start);
+        const Floats scale = sums.dot / sums.square, reached = sums.dot * scale;  // by so much the squared error is below |x|^2
+        best = reached > gain ? scale : best;
+        gain = larger(reached, gain);
+    }
+    return best;
 }
 
 template <int kCount>
@@ -332,7 +352,7 @@ void encode_rotated(const PlaneJob &job, Block block)
         for (int d = 0; d < job.dim; ++d) square += load(x + d * kLanes) * load(x + d * kLanes);
         float scales[kVector];
         for (int t = 0; t < kVector; ++t) scales[t] = __builtin_sqrtf(square[t] / static_cast<float>(job.dim)) * table.unit;
-        const Floats scale = fitted<kCount>(x, job.dim, table, load(scales));
+        const Floats scale = best_scale<kCount>(x, job.dim, table, load(scales));
         for (int t = 0; t < kVector; ++t) {
             halves[lane + t] = store_half(scale[t]);
             scales[t] = load_half(halves[lane + t]);

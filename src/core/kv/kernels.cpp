@@ -1,5 +1,5 @@
-// Attention kernels for the instruction set that the whole build is for (SSE2 or NEON), and the choice of a table. Vectors are those
-// of the compiler's extension, four floats wide: this table serves the levels scalar and neon.
+// Attention kernels for the instruction set that the whole build is for (SSE2 or NEON), and the choice of a table. Vectors are
+// those of the compiler's extension, four floats wide: this table serves the levels scalar and neon.
 #include "core/kv/kernels.h"
 
 #include <cstdint>

@@ -16,11 +16,11 @@
 
 namespace vkv::kv {
 
-inline constexpr int kRowsAtOnce = 4;   // rows of queries that a direct kernel takes
-inline constexpr int kBlock = 16;       // tokens of a block
-inline constexpr int kScorePad = 32;    // rows of scores are padded to a multiple of this (tokens of the widest word)
-inline constexpr int kRowPad = 64;      // floats that rows of queries are padded to a multiple of
-inline constexpr int kMostTokens = 256; // that 32-bit sums of byte products of weights hold
+inline constexpr int kRowsAtOnce = 4;    // rows of queries that a direct kernel takes
+inline constexpr int kBlock = 16;        // tokens of a block
+inline constexpr int kScorePad = 32;     // rows of scores are padded to a multiple of this (tokens of the widest word)
+inline constexpr int kRowPad = 64;       // floats that rows of queries are padded to a multiple of
+inline constexpr int kMostTokens = 256;  // that 32-bit sums of byte products of weights hold
 
 // A tile, and the levels of its codec if it is rotated.
 struct TileJob {
@@ -30,11 +30,11 @@ struct TileJob {
 
 // Rows of queries in the basis of a tile, scaled. Digits: q = step * (digit0 + 256 digit1 + 65536 digit2), digits signed bytes.
 struct QueryRows {
-    const float *q = nullptr;               // [rows][stride], zeros beyond the dimension
-    const uint32_t *digits = nullptr;       // [rows][stride / 4][4]: word i of four = digit i of four dims (word 3 is zero)
-    const int32_t *digit_sums = nullptr;    // [rows][stride / kRowPad][4]: sums over kRowPad dims
-    const float *steps = nullptr;           // [rows]
-    size_t stride = 0;                      // a multiple of kRowPad
+    const float *q = nullptr;             // [rows][stride], zeros beyond the dimension
+    const uint32_t *digits = nullptr;     // [rows][stride / 4][4]: word i of four = digit i of four dims (word 3 is zero)
+    const int32_t *digit_sums = nullptr;  // [rows][stride / kRowPad][4]: sums over kRowPad dims
+    const float *steps = nullptr;         // [rows]
+    size_t stride = 0;                    // a multiple of kRowPad
     int rows = 0;
 };
 
@@ -47,7 +47,8 @@ struct ScoreJob {
     const uint8_t *prefetch = nullptr;  // lines to fetch along the way, or null
 };
 
-// o [rows][o_stride] += weights * values. weights [rows][stride], zero beyond the tokens, up to the padding. o_stride: multiple of 16.
+// o [rows][o_stride] += weights * values. weights [rows][stride], zero beyond the tokens, up to the padding. o_stride: multiple
+// of 16.
 struct ValueJob {
     TileJob job;
     const float *weights = nullptr;
@@ -63,9 +64,9 @@ struct SoftmaxJob {
     float *scores = nullptr;
     size_t stride = 0;
     int rows = 0, tokens = 0;
-    float *m = nullptr;       // [rows], largest score so far
-    double *l = nullptr;      // [rows]
-    float *factors = nullptr; // [rows], written: what sums so far must be multiplied with
+    float *m = nullptr;        // [rows], largest score so far
+    double *l = nullptr;       // [rows]
+    float *factors = nullptr;  // [rows], written: what sums so far must be multiplied with
 };
 
 // `count` tokens from token t0 (a multiple of 16) on. Keys: out [dim_k][16], lanes beyond count zero. Values: out [count][stride].
@@ -114,9 +115,9 @@ struct AttendKernels {
     void (*block_scores)(const BlockScores &);
     void (*block_values)(const BlockValues &);
     void (*rope_block)(const RopeBlock &);
-    bool (*softmax)(const SoftmaxJob &);  // whether a factor is not 1
-    void (*softcap)(float *x, size_t n, float cap);  // n a multiple of 16
-    void (*scale)(float *x, size_t n, float factor); // n a multiple of 16
+    bool (*softmax)(const SoftmaxJob &);              // whether a factor is not 1
+    void (*softcap)(float *x, size_t n, float cap);   // n a multiple of 16
+    void (*scale)(float *x, size_t n, float factor);  // n a multiple of 16
 };
 
 const AttendKernels &attend_kernels(simd::Level level);

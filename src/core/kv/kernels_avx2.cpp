@@ -35,10 +35,7 @@ inline Vec half_row(const uint16_t *p, int n)
     return half_row(padded);
 }
 inline Vec splat_pair(const float *p) { return (Vec)_mm256_broadcast_sd(reinterpret_cast<const double *>(p)); }
-inline Vec pair_sums(Vec a, Vec b)
-{
-    return (Vec)_mm256_permute4x64_pd((__m256d)_mm256_hadd_ps(a, b), 0xD8);
-}
+inline Vec pair_sums(Vec a, Vec b) { return (Vec)_mm256_permute4x64_pd((__m256d)_mm256_hadd_ps(a, b), 0xD8); }
 inline Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline float largest(Vec a)
 {

@@ -114,21 +114,24 @@ inline void f16_scores_block(const ScoreJob &job, int t0, int words_last)
     const auto tokens = static_cast<size_t>(tile.tokens);
     const uint32_t *k = reinterpret_cast<const uint32_t *>(tile.k) + t0;
     const float *q = job.queries.q;
-    Vec sums[kRows][kVecs] = {};
+    const size_t stride = job.queries.stride;
+    Vec sums[kRows][kVecs];
+    repeat<kRows>(VKV_EACH(r) { repeat<kVecs>(VKV_EACH(i) { sums[r][i] = Vec{}; }); });
     const int words = (tile.dim_k + 1) / 2;
     for (int g = 0; g < words; g++, k += tokens, q += 2) {
         Vec x[kVecs];
-        for (int i = 0; i + 1 < kVecs; i++) x[i] = halves(k + i * kPairs);
+        repeat<kVecs - 1>(VKV_EACH(i) { x[i] = halves(k + i * kPairs); });
         x[kVecs - 1] = halves(k + (kVecs - 1) * kPairs, words_last);
-        for (int r = 0; r < kRows; r++) {
-            const Vec pair = splat_pair(q + static_cast<size_t>(r) * job.queries.stride);
-            for (int i = 0; i < kVecs; i++) sums[r][i] += x[i] * pair;
-        }
+        repeat<kRows>(VKV_EACH(r) {
+            const Vec pair = splat_pair(q + static_cast<size_t>(r) * stride);
+            repeat<kVecs>(VKV_EACH(i) { sums[r][i] += x[i] * pair; });
+        });
     }
-    for (int r = 0; r < kRows; r++)
-        for (int i = 0; i < kVecs; i += 2)
-            store(job.out + static_cast<size_t>(r) * job.stride + t0 + i * kPairs,
-                  pair_sums(sums[r][i], i + 1 < kVecs ? sums[r][i + 1 < kVecs ? i + 1 : i] : Vec{}));
+    repeat<kRows>(VKV_EACH(r) {
+        float *out = job.out + static_cast<size_t>(r) * job.stride + t0;
+        repeat<kVecs / 2>(VKV_EACH(i) { store(out + i * kLanes, pair_sums(sums[r][2 * i], sums[r][2 * i + 1])); });
+        if constexpr (kVecs % 2) store(out + (kVecs - 1) * kPairs, pair_sums(sums[r][kVecs - 1], Vec{}));
+    });
 }
 
 template <int kRows>
@@ -157,25 +160,27 @@ inline void f16_values_block(const ValueJob &job, int d0, int words_last)
     const TileView &tile = *job.job.tile;
     const uint32_t *v = reinterpret_cast<const uint32_t *>(tile.v) + d0;
     const float *p = job.weights;
-    Vec sums[kRows][kVecs] = {};
+    const size_t stride = job.stride;
+    Vec sums[kRows][kVecs];
+    repeat<kRows>(VKV_EACH(r) { repeat<kVecs>(VKV_EACH(i) { sums[r][i] = Vec{}; }); });
     const int words = (tile.tokens + 1) / 2;
     for (int g = 0; g < words; g++, v += tile.dim_v, p += 2) {
         Vec pair[kRows];
-        for (int r = 0; r < kRows; r++) pair[r] = splat_pair(p + static_cast<size_t>(r) * job.stride);
-        for (int i = 0; i < kVecs; i++) {
+        repeat<kRows>(VKV_EACH(r) { pair[r] = splat_pair(p + static_cast<size_t>(r) * stride); });
+        repeat<kVecs>(VKV_EACH(i) {
             const Vec x = i + 1 < kVecs ? halves(v + i * kPairs) : halves(v + i * kPairs, words_last);
-            for (int r = 0; r < kRows; r++) sums[r][i] += x * pair[r];
-        }
+            repeat<kRows>(VKV_EACH(r) { sums[r][i] += x * pair[r]; });
+        });
     }
-    for (int r = 0; r < kRows; r++) {
+    repeat<kRows>(VKV_EACH(r) {
         float *o = job.o + static_cast<size_t>(r) * job.o_stride + d0;
-        int i = 0;
-        for (; i + 2 <= kVecs; i += 2) store(o + i * kPairs, load(o + i * kPairs) + pair_sums(sums[r][i], sums[r][i + 1]));
-        if (i < kVecs) {
-            const Vec half = pair_sums(sums[r][i], Vec{});
-            for (int d = 0; d < kPairs; d++) o[i * kPairs + d] += half[d];
+        repeat<kVecs / 2>(
+            VKV_EACH(i) { store(o + i * kLanes, load(o + i * kLanes) + pair_sums(sums[r][2 * i], sums[r][2 * i + 1])); });
+        if constexpr (kVecs % 2) {
+            const Vec half = pair_sums(sums[r][kVecs - 1], Vec{});
+            for (int d = 0; d < kPairs; d++) o[(kVecs - 1) * kPairs + d] += half[d];
         }
-    }
+    });
 }
 
 template <int kRows>
@@ -199,18 +204,18 @@ void f16_values(const ValueJob &job)
 }
 
 // The function for a number of rows, at most kRowsAtOnce.
-#define VKV_BY_ROWS(function)                    \
-    [](const auto &job) {                        \
-        switch (rows_of(job)) {                  \
-            case 1:                              \
-                return function<1>(job);         \
-            case 2:                              \
-                return function<2>(job);         \
-            case 3:                              \
-                return function<3>(job);         \
-            default:                             \
-                return function<4>(job);         \
-        }                                        \
+#define VKV_BY_ROWS(function)            \
+    [](const auto &job) {                \
+        switch (rows_of(job)) {          \
+            case 1:                      \
+                return function<1>(job); \
+            case 2:                      \
+                return function<2>(job); \
+            case 3:                      \
+                return function<3>(job); \
+            default:                     \
+                return function<4>(job); \
+        }                                \
     }
 inline int rows_of(const ScoreJob &job) { return job.queries.rows; }
 inline int rows_of(const ValueJob &job) { return job.rows; }
@@ -340,7 +345,8 @@ void decode_keys<Codec::f16>(const DecodeJob &job)
     for (int d = 0; d < tile.dim_k; d++)
         for (int i = 0; i < kBlock; i++)
             job.out[d * kBlock + i] =
-                i < job.count ? load_half(k + 2 * (static_cast<size_t>(d / 2) * tokens + static_cast<size_t>(job.t0 + i)) + d % 2) : 0.0f;
+                i < job.count ? load_half(k + 2 * (static_cast<size_t>(d / 2) * tokens + static_cast<size_t>(job.t0 + i)) + d % 2)
+                              : 0.0f;
 }
 
 template <>
@@ -351,7 +357,8 @@ void decode_values<Codec::f16>(const DecodeJob &job)
     const auto dims = static_cast<size_t>(tile.dim_v);
     for (int i = 0; i < job.count; i++) {
         const auto t = static_cast<size_t>(job.t0 + i);
-        for (size_t d = 0; d < dims; d++) job.out[static_cast<size_t>(i) * job.stride + d] = load_half(v + 2 * (t / 2 * dims + d) + t % 2);
+        for (size_t d = 0; d < dims; d++)
+            job.out[static_cast<size_t>(i) * job.stride + d] = load_half(v + 2 * (t / 2 * dims + d) + t % 2);
     }
     clear_padding(job, tile.dim_v);
 }
@@ -363,16 +370,20 @@ template <int kRows>
 inline void block_scores_rows(const BlockScores &job, int row)
 {
     const float *q = job.queries.q + static_cast<size_t>(row) * job.queries.stride;
-    Vec sums[kRows][kBlockVecs] = {};
+    const size_t stride = job.queries.stride;
+    Vec sums[kRows][kBlockVecs];
+    repeat<kRows>(VKV_EACH(r) { repeat<kBlockVecs>(VKV_EACH(i) { sums[r][i] = Vec{}; }); });
     for (int d = 0; d < job.dim; d++) {
         Vec k[kBlockVecs];
-        for (int i = 0; i < kBlockVecs; i++) k[i] = load(job.block + d * kBlock + i * kLanes);
-        for (int r = 0; r < kRows; r++)
-            for (int i = 0; i < kBlockVecs; i++) sums[r][i] += k[i] * q[static_cast<size_t>(r) * job.queries.stride + d];
+        repeat<kBlockVecs>(VKV_EACH(i) { k[i] = load(job.block + d * kBlock + i * kLanes); });
+        repeat<kRows>(VKV_EACH(r) {
+            const Vec factor = splat(q[static_cast<size_t>(r) * stride + d]);
+            repeat<kBlockVecs>(VKV_EACH(i) { sums[r][i] += k[i] * factor; });
+        });
     }
-    for (int r = 0; r < kRows; r++)
-        for (int i = 0; i < kBlockVecs; i++)
-            store(job.out + static_cast<size_t>(row + r) * job.stride + i * kLanes, sums[r][i]);
+    repeat<kRows>(VKV_EACH(r) {
+        repeat<kBlockVecs>(VKV_EACH(i) { store(job.out + static_cast<size_t>(row + r) * job.stride + i * kLanes, sums[r][i]); });
+    });
 }
 
 void block_scores(const BlockScores &job)
@@ -395,17 +406,24 @@ inline void block_values_part(const BlockValues &job, int row, size_t d)
 {
     const float *p = job.weights + static_cast<size_t>(row) * job.stride;
     float *o = job.o + static_cast<size_t>(row) * job.o_stride + d;
-    Vec sums[kRows][kVecs] = {};
+    const size_t stride = job.stride;
+    Vec sums[kRows][kVecs];
+    repeat<kRows>(VKV_EACH(r) { repeat<kVecs>(VKV_EACH(i) { sums[r][i] = Vec{}; }); });
     for (int t = 0; t < job.count; t++) {
         const float *v = job.block + static_cast<size_t>(t) * job.o_stride + d;
-        for (int r = 0; r < kRows; r++)
-            for (int i = 0; i < kVecs; i++) sums[r][i] += load(v + i * kLanes) * p[static_cast<size_t>(r) * job.stride + t];
+        Vec x[kVecs];
+        repeat<kVecs>(VKV_EACH(i) { x[i] = load(v + i * kLanes); });
+        repeat<kRows>(VKV_EACH(r) {
+            const Vec factor = splat(p[static_cast<size_t>(r) * stride + t]);
+            repeat<kVecs>(VKV_EACH(i) { sums[r][i] += x[i] * factor; });
+        });
     }
-    for (int r = 0; r < kRows; r++)
-        for (int i = 0; i < kVecs; i++) {
+    repeat<kRows>(VKV_EACH(r) {
+        repeat<kVecs>(VKV_EACH(i) {
             float *at = o + static_cast<size_t>(r) * job.o_stride + i * kLanes;
             store(at, load(at) + sums[r][i]);
-        }
+        });
+    });
 }
 
 template <int kRows>
@@ -441,8 +459,8 @@ void rope_block(const RopeBlock &job)
     }
 }
 
-#define VKV_ALL_CODECS(function)                                                                                           \
-    {                                                                                                                      \
-        function<Codec::f16>, function<Codec::int8>, function<Codec::uniform4>, function<Codec::uniform3>,                 \
-            function<Codec::uniform2>, function<Codec::rotated4>, function<Codec::rotated3>, function<Codec::rotated2>     \
+#define VKV_ALL_CODECS(function)                                                                                       \
+    {                                                                                                                  \
+        function<Codec::f16>, function<Codec::int8>, function<Codec::uniform4>, function<Codec::uniform3>,             \
+            function<Codec::uniform2>, function<Codec::rotated4>, function<Codec::rotated3>, function<Codec::rotated2> \
     }

@@ -1,8 +1,26 @@
-// Vectors of kLanes floats and what they are made of, for the loops of kernels_body.inl; included in an anonymous namespace once for
-// each instruction set. The including file defines kLanes and, behind this file, the primitives that differ (declared here).
+// Vectors of kLanes floats and what they are made of, for the loops of kernels_body.inl; included in an anonymous namespace once
+// for each instruction set. The including file defines kLanes and, behind this file, the primitives that differ (declared here).
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IVec __attribute__((vector_size(kLanes * 4)));
+
+#define VKV_INLINE inline __attribute__((always_inline))
+
+// repeat<n>(VKV_EACH(i) { ... }) with i a constant: arrays of vectors that are indexed by such constants only live in registers.
+template <int kValue>
+struct Constant {
+    static constexpr int value = kValue;
+    constexpr operator int() const { return kValue; }
+};
+template <int kTo, int kFrom = 0, class Body>
+VKV_INLINE void repeat(Body &&body)
+{
+    if constexpr (kFrom < kTo) {
+        body(Constant<kFrom>());
+        repeat<kTo, kFrom + 1>(body);
+    }
+}
+#define VKV_EACH(i) [&](auto i) __attribute__((always_inline))
 
 template <class T>
 inline T load_as(const void *p)
@@ -20,14 +38,14 @@ inline Vec to_float(IVec x) { return __builtin_convertvector(x, Vec); }
 
 // Per instruction set. The first n of kLanes (or of kLanes / 2 words) are read, the others are zero; n > 0.
 inline IVec load_words(const uint32_t *p, int n);
-inline Vec halves(const uint32_t *words);                    // kLanes / 2 words
-inline Vec halves(const uint32_t *words, int n);             // n words of them
-inline Vec half_row(const uint16_t *halves);                 // kLanes halves
+inline Vec halves(const uint32_t *words);         // kLanes / 2 words
+inline Vec halves(const uint32_t *words, int n);  // n words of them
+inline Vec half_row(const uint16_t *halves);      // kLanes halves
 inline Vec half_row(const uint16_t *halves, int n);
-inline Vec splat_pair(const float *pair);                    // a, b, a, b, ...
-inline Vec pair_sums(Vec a, Vec b);                          // a0 + a1, a2 + a3, ..., b0 + b1, ...
+inline Vec splat_pair(const float *pair);  // a, b, a, b, ...
+inline Vec pair_sums(Vec a, Vec b);        // a0 + a1, a2 + a3, ..., b0 + b1, ...
 inline Vec vmax(Vec a, Vec b);
 inline float largest(Vec a);
 inline float sum(Vec a);
-inline Vec lookup(const float *table, IVec index);           // table [16]
-inline Vec first_lanes(Vec x, int n, float other);           // lanes from n on are `other`
+inline Vec lookup(const float *table, IVec index);  // table [16]
+inline Vec first_lanes(Vec x, int n, float other);  // lanes from n on are `other`

@@ -15,29 +15,34 @@ inline __m512 joined(__m512i a0, __m512i a1, __m512i a2)
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(256.0f), _mm512_cvtepi32_ps(a0));
 }
 
-// The four codes of the quad `e4` (elements 4 e4 .. 4 e4 + 3) of words: bytes. table: codes to levels, for rotated codecs.
-template <Codec kCodec>
-inline __m512i quad_codes(__m512i x, __m512i high, int e4, int high_e4, __m512i table)
+// Codes 4 kQuad .. 4 kQuad + 3 of words, in bytes. high: the high bits, kQuad's in bit kQuad of each byte. table: codes to levels.
+template <Codec kCodec, int kQuad>
+VKV_INLINE __m512i quad_codes(__m512i x, __m512i high, __m512i table)
 {
     using C = Codes<kCodec>;
     if constexpr (kCodec == Codec::int8) return x;
     const __m512i mask = _mm512_set1_epi8((1 << C::kBits) - 1);
-    __m512i code = _mm512_and_si512(_mm512_srli_epi32(x, static_cast<unsigned>(C::kBits * e4)), mask);
+    __m512i code = _mm512_and_si512(kQuad ? _mm512_srli_epi32(x, C::kBits * kQuad) : x, mask);
     if constexpr (C::kHigh) {
-        const __m512i bit = high_e4 >= 2 ? _mm512_srli_epi32(high, static_cast<unsigned>(high_e4 - 2))
-                                         : _mm512_slli_epi32(high, static_cast<unsigned>(2 - high_e4));
+        const __m512i bit = kQuad > 2   ? _mm512_srli_epi32(high, kQuad - 2 > 0 ? kQuad - 2 : 0)
+                            : kQuad < 2 ? _mm512_slli_epi32(high, 2 - kQuad > 0 ? 2 - kQuad : 0)
+                                        : high;
         code = _mm512_ternarylogic_epi32(bit, _mm512_set1_epi8(4), code, 0xEA);  // (bit & 4) | code
     }
     if constexpr (is_rotated(kCodec)) return _mm512_shuffle_epi8(table, code);
     return code;
 }
 
+template <int kRows, int kVecs>
+using Sums = __m512i[kRows][3][kVecs];
+
 template <Codec kCodec>
 struct Vnni {
     using C = Codes<kCodec>;
-    static constexpr int kQuads = C::kWidth / 4;         // quads a word
+    static constexpr int kQuads = C::kWidth / 4;                  // quads a word
     static constexpr int kGroup = is_uniform(kCodec) ? 64 : 128;  // dims between two conversions of sums to floats
-    static constexpr int kZero = kCodec == Codec::int8 || is_rotated(kCodec) ? 128 : 1 << (bits_of(kCodec) - 1);  // code taken for zero
+    static constexpr int kZero =
+        kCodec == Codec::int8 || is_rotated(kCodec) ? 128 : 1 << (bits_of(kCodec) - 1);  // code taken for zero
 
     static __m512i levels_table(const TileJob &job, uint8_t flip)
     {
@@ -60,82 +65,87 @@ struct Vnni {
         const int dim = tile.dim_k, groups = (dim + kGroup - 1) / kGroup;
         for (int group = 0; group < groups; group++) {
             const int begin = group * kGroup, end = dim - begin < kGroup ? dim : begin + kGroup;
-            __m512i sums[kRows][3][kVecs];
-            for (int r = 0; r < kRows; r++) {
+            Sums<kRows, kVecs> sums;
+            repeat<kRows>(VKV_EACH(r) {
                 const int32_t *digit_sums = queries.digit_sums + (static_cast<size_t>(r) * queries.stride + begin) / kRowPad * 4;
-                for (int i = 0; i < 3; i++) {
+                repeat<3>(VKV_EACH(i) {
                     int32_t total = digit_sums[i];
                     if (kGroup == 128 && end - begin > 64) total += digit_sums[4 + i];
-                    for (int b = 0; b < kVecs; b++) sums[r][i][b] = _mm512_set1_epi32(-kZero * total);
-                }
-            }
-            __m512i high[kVecs] = {};
+                    repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_set1_epi32(-kZero * total); });
+                });
+            });
+            __m512i high[kVecs];
+            repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
             for (int d = begin; d < end; d += C::kWidth) {
                 const uint32_t *digits = queries.digits + d;
                 const auto word = static_cast<size_t>(d / C::kWidth) * tokens;
                 __m512i x[kVecs];
-                for (int b = 0; b < kVecs; b++) x[b] = load_part(words + word, b, kVecs, last);
-                if constexpr (C::kHigh)
-                    if (d % 32 == 0)
-                        for (int b = 0; b < kVecs; b++)
-                            high[b] = load_part(high_words + static_cast<size_t>(d / 32) * tokens, b, kVecs, last);
-                if (C::kHigh && d % 32 != 0)
-                    quads<kRows, kVecs, C::kHigh ? 4 : 0>(x, high, digits, queries.stride, table, sums);
-                else
-                    quads<kRows, kVecs, 0>(x, high, digits, queries.stride, table, sums);
+                repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + word + b * 16, last); });
+                if constexpr (C::kHigh) {
+                    if (d % 32 == 0) {
+                        const uint32_t *from = high_words + static_cast<size_t>(d / 32) * tokens;
+                        repeat<kVecs>(VKV_EACH(b) { high[b] = load_part<b.value + 1 == kVecs>(from + b * 16, last); });
+                    } else {
+                        repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_srli_epi32(high[b], 4); });
+                    }
+                }
+                quads<kRows, kVecs>(x, high, digits, queries.stride, table, sums);
             }
             write_scores<kRows, kVecs>(job, t0, group, groups, sums, last);
         }
     }
 
-    static __m512i load_part(const uint32_t *p, int b, int vecs, __mmask16 last)
+    template <bool kLast>
+    static VKV_INLINE __m512i load_part(const uint32_t *p, __mmask16 last)
     {
-        return b + 1 < vecs ? _mm512_loadu_si512(p + b * 16) : _mm512_maskz_loadu_epi32(last, p + b * 16);
+        return kLast ? _mm512_maskz_loadu_epi32(last, p) : _mm512_loadu_si512(p);
     }
 
     // One word of each token: kQuads times four dims.
-    template <int kRows, int kVecs, int kHighQuad>
-    static inline void quads(const __m512i *x, const __m512i *high, const uint32_t *digits, size_t stride, __m512i table,
-                             __m512i (&sums)[kRows][3][kVecs])
+    template <int kRows, int kVecs>
+    static VKV_INLINE void quads(const __m512i (&x)[kVecs], const __m512i (&high)[kVecs], const uint32_t *digits, size_t stride,
+                                 __m512i table, Sums<kRows, kVecs> &sums)
     {
-#pragma GCC unroll 8
-        for (int e = 0; e < kQuads; e++) {
+        repeat<kQuads>(VKV_EACH(e) {
             __m512i codes[kVecs];
-            for (int b = 0; b < kVecs; b++) codes[b] = quad_codes<kCodec>(x[b], high[b], e, kHighQuad + e, table);
-            for (int r = 0; r < kRows; r++)
-                for (int i = 0; i < 3; i++) {
+            repeat<kVecs>(VKV_EACH(b) { codes[b] = quad_codes<kCodec, e.value>(x[b], high[b], table); });
+            repeat<kRows>(VKV_EACH(r) {
+                repeat<3>(VKV_EACH(i) {
                     const __m512i digit = splat_word(digits + static_cast<size_t>(r) * stride + 4 * e + i);
-                    for (int b = 0; b < kVecs; b++) sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], codes[b], digit);
-                }
-        }
+                    repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], codes[b], digit); });
+                });
+            });
+        });
     }
 
     template <int kRows, int kVecs>
-    static inline void write_scores(const ScoreJob &job, int t0, int group, int groups, const __m512i (&sums)[kRows][3][kVecs],
-                                    __mmask16 last)
+    static VKV_INLINE void write_scores(const ScoreJob &job, int t0, int group, int groups, const Sums<kRows, kVecs> &sums,
+                                        __mmask16 last)
     {
         const TileView &tile = *job.job.tile;
         const auto tokens = static_cast<size_t>(tile.tokens);
-        for (int b = 0; b < kVecs; b++) {
+        repeat<kVecs>(VKV_EACH(b) {
             const uint16_t *p = tile.k_scale + t0 + b * 16 + (is_rotated(kCodec) ? 0 : static_cast<size_t>(group) * tokens);
             const __mmask16 lanes = b + 1 < kVecs ? 0xFFFF : last;
             const __m512 factor = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p));
             __m512 offset = {};
             if constexpr (is_uniform(kCodec))
-                offset = _mm512_fmadd_ps(factor, _mm512_set1_ps(kZero),
-                                         _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p + static_cast<size_t>(groups) * tokens)));
-            for (int r = 0; r < kRows; r++) {
+                offset =
+                    _mm512_fmadd_ps(factor, _mm512_set1_ps(kZero),
+                                    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p + static_cast<size_t>(groups) * tokens)));
+            repeat<kRows>(VKV_EACH(r) {
                 float *out = job.out + static_cast<size_t>(r) * job.stride + t0 + b * 16;
                 __m512 score = _mm512_mul_ps(joined(sums[r][0][b], sums[r][1][b], sums[r][2][b]), factor);
                 if constexpr (is_uniform(kCodec)) {
                     const int32_t *s = job.queries.digit_sums + (static_cast<size_t>(r) * job.queries.stride / kRowPad + group) * 4;
-                    const float q_sum = (static_cast<float>(s[2]) * 256.0f + static_cast<float>(s[1])) * 256.0f + static_cast<float>(s[0]);
+                    const float q_sum =
+                        (static_cast<float>(s[2]) * 256.0f + static_cast<float>(s[1])) * 256.0f + static_cast<float>(s[0]);
                     score = _mm512_fmadd_ps(offset, _mm512_set1_ps(q_sum), score);
                 }
                 score = _mm512_mul_ps(score, _mm512_set1_ps(job.queries.steps[r]));
                 _mm512_storeu_ps(out, group ? _mm512_add_ps(score, _mm512_loadu_ps(out)) : score);
-            }
-        }
+            });
+        });
     }
 
     template <int kRows>
@@ -144,8 +154,7 @@ struct Vnni {
         const __m512i table = levels_table(job.job, 0x80);
         const int tokens = job.job.tile->tokens;
         int t = 0;
-        for (; t + 16 < tokens; t += 32)
-            scores_block<kRows, 2>(job, t, table, lanes_below(tokens - t - 16));
+        for (; t + 16 < tokens; t += 32) scores_block<kRows, 2>(job, t, table, lanes_below(tokens - t - 16));
         if (t < tokens) scores_block<kRows, 1>(job, t, table, lanes_below(tokens - t));
     }
 
@@ -205,45 +214,51 @@ struct Vnni {
         const auto dims = static_cast<size_t>(tile.dim_v);
         const auto *words = reinterpret_cast<const uint32_t *>(tile.v) + d0;
         const auto *high_words = reinterpret_cast<const uint32_t *>(tile.v_high) + d0;
-        __m512i sums[kRows][3][kVecs] = {}, high[kVecs] = {};
+        Sums<kRows, kVecs> sums;
+        repeat<kRows>(
+            VKV_EACH(r) { repeat<3>(VKV_EACH(i) { repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_setzero_si512(); }); }); });
+        __m512i high[kVecs];
+        repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
         for (int t = 0; t < tile.tokens; t += C::kWidth, words += dims) {
             __m512i x[kVecs];
-            for (int b = 0; b < kVecs; b++) x[b] = load_part(words, b, kVecs, last);
-            if constexpr (C::kHigh)
-                if (t % 32 == 0)
-                    for (int b = 0; b < kVecs; b++)
-                        high[b] = load_part(high_words + static_cast<size_t>(t / 32) * dims, b, kVecs, last);
-            if (C::kHigh && t % 32 != 0)
-                value_quads<kRows, kVecs, C::kHigh ? 4 : 0>(x, high, t, table, weights, sums);
-            else
-                value_quads<kRows, kVecs, 0>(x, high, t, table, weights, sums);
+            repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + b * 16, last); });
+            if constexpr (C::kHigh) {
+                if (t % 32 == 0) {
+                    const uint32_t *from = high_words + static_cast<size_t>(t / 32) * dims;
+                    repeat<kVecs>(VKV_EACH(b) { high[b] = load_part<b.value + 1 == kVecs>(from + b * 16, last); });
+                } else {
+                    repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_srli_epi32(high[b], 4); });
+                }
+            }
+            value_quads<kRows, kVecs>(x, high, t, table, weights, sums);
         }
-        for (int r = 0; r < kRows; r++)
-            for (int b = 0; b < kVecs; b++) {
+        repeat<kRows>(VKV_EACH(r) {
+            repeat<kVecs>(VKV_EACH(b) {
                 float *o = job.o + static_cast<size_t>(r) * job.o_stride + d0 + b * 16;
                 __m512 value = _mm512_mul_ps(joined(sums[r][0][b], sums[r][1][b], sums[r][2][b]), _mm512_set1_ps(weights.unit[r]));
                 if constexpr (is_uniform(kCodec)) value = _mm512_add_ps(value, _mm512_set1_ps(weights.offset[r]));
                 _mm512_storeu_ps(o, _mm512_add_ps(_mm512_loadu_ps(o), value));
-            }
+            });
+        });
     }
 
-    template <int kRows, int kVecs, int kHighQuad>
-    static inline void value_quads(const __m512i *x, const __m512i *high, int t, __m512i table, const Weights<kRows> &weights,
-                                   __m512i (&sums)[kRows][3][kVecs])
+    template <int kRows, int kVecs>
+    static VKV_INLINE void value_quads(const __m512i (&x)[kVecs], const __m512i (&high)[kVecs], int t, __m512i table,
+                                       const Weights<kRows> &weights, Sums<kRows, kVecs> &sums)
     {
-#pragma GCC unroll 8
-        for (int e = 0; e < kQuads; e++) {
+        repeat<kQuads>(VKV_EACH(e) {
             __m512i codes[kVecs];
-            for (int b = 0; b < kVecs; b++) {
-                codes[b] = quad_codes<kCodec>(x[b], high[b], e, kHighQuad + e, table);
+            repeat<kVecs>(VKV_EACH(b) {
+                codes[b] = quad_codes<kCodec, e.value>(x[b], high[b], table);
                 if constexpr (kCodec == Codec::int8) codes[b] = _mm512_xor_si512(codes[b], _mm512_set1_epi8(-128));
-            }
-            for (int r = 0; r < kRows; r++)
-                for (int i = 0; i < 3; i++) {
+            });
+            repeat<kRows>(VKV_EACH(r) {
+                repeat<3>(VKV_EACH(i) {
                     const __m512i digit = splat_word(weights.digits[r] + t + 4 * e + i);
-                    for (int b = 0; b < kVecs; b++) sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], digit, codes[b]);
-                }
-        }
+                    repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], digit, codes[b]); });
+                });
+            });
+        });
     }
 
     template <int kRows>

@@ -44,10 +44,11 @@ void check_query(const float *q, int row, int dim, float scale)
 
 void Queries::Forms::set(const float *q, int new_rows, int dim_k, float scale, float new_softcap)
 {
-    if (new_rows < 1) throw Error(Errc::data_exception, "there must be at least one row of queries, not " + std::to_string(new_rows));
+    if (new_rows < 1)
+        throw Error(Errc::data_exception, "there must be at least one row of queries, not " + std::to_string(new_rows));
     if (dim_k < 1 || dim_k > kMaxHeadDim)
-        throw Error(Errc::data_exception, "queries must have 1 to " + std::to_string(kMaxHeadDim) + " dimensions, not " +
-                                              std::to_string(dim_k));
+        throw Error(Errc::data_exception,
+                    "queries must have 1 to " + std::to_string(kMaxHeadDim) + " dimensions, not " + std::to_string(dim_k));
     if (!std::isfinite(scale)) throw Error(Errc::data_exception, "scale must be finite, not " + std::to_string(scale));
     if (!std::isfinite(new_softcap) || new_softcap < 0)
         throw Error(Errc::data_exception, "softcap must be finite and not negative, not " + std::to_string(new_softcap));
@@ -180,8 +181,12 @@ RopeBlock RopePhases::at(const Rope &rope, int64_t position)
         std::copy(cosine_.begin(), cosine_.end(), cosine32_.begin());
         std::copy(sine_.begin(), sine_.end(), sine32_.begin());
     }
-    return {nullptr,          static_cast<int>(frequencies_.size()), rope.pairing() == Pairing::interleaved,
-            cosine32_.data(), sine32_.data(),                        lane_cosines_.data(),
+    return {nullptr,
+            static_cast<int>(frequencies_.size()),
+            rope.pairing() == Pairing::interleaved,
+            cosine32_.data(),
+            sine32_.data(),
+            lane_cosines_.data(),
             lane_sines_.data()};
 }
 

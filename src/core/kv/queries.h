@@ -53,9 +53,9 @@ private:
     void advance(int64_t distance);
 
     std::vector<double> frequencies_;
-    std::vector<double> cosine_, sine_;              // at position_
+    std::vector<double> cosine_, sine_;  // at position_
     std::vector<float> cosine32_, sine32_;
-    std::vector<float> lane_cosines_, lane_sines_;   // [pairs][16]
+    std::vector<float> lane_cosines_, lane_sines_;  // [pairs][16]
     Step steps_[2];
     int next_step_ = 0, advanced_ = 0;
     int64_t position_ = -1;

@@ -24,7 +24,8 @@ std::vector<double> Rope::usual_frequencies(double theta, int dims)
     if (!(theta > 0) || !std::isfinite(theta))
         throw Error(Errc::invalid_parameter, "the base of rotary frequencies must be positive, not " + std::to_string(theta));
     if (dims < 0 || dims % 2 != 0)
-        throw Error(Errc::invalid_parameter, "rotary embedding turns pairs of dimensions, not " + std::to_string(dims) + " of them");
+        throw Error(Errc::invalid_parameter,
+                    "rotary embedding turns pairs of dimensions, not " + std::to_string(dims) + " of them");
     std::vector<double> frequencies;
     for (int i = 0; i < dims; i += 2) frequencies.push_back(std::pow(theta, -static_cast<double>(i) / dims));
     return frequencies;

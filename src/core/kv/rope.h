@@ -19,7 +19,7 @@ public:
     int dims() const { return 2 * static_cast<int>(frequencies_.size()); }
     Pairing pairing() const { return pairing_; }
     const std::vector<double> &frequencies() const { return frequencies_; }
-    void rotate(float *x, int32_t position) const;   // one vector [dim], in place; angles in double
+    void rotate(float *x, int32_t position) const;  // one vector [dim], in place; angles in double
     void rotate_back(float *x, int32_t position) const;
 
 private:

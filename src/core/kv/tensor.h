@@ -18,7 +18,8 @@ enum class Dtype : uint8_t { f32 = 0, f16 = 1, bf16 = 2 };  // numbers are on di
 
 constexpr size_t dtype_bytes(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 const char *dtype_name(Dtype dtype);
-Dtype dtype_named(const std::string &name);  // "f32", "f16", "bf16"; also float32, float16, half, bfloat16; throws invalid_parameter
+Dtype dtype_named(
+    const std::string &name);  // "f32", "f16", "bf16"; also float32, float16, half, bfloat16; throws invalid_parameter
 
 struct TensorHeader {
     uint32_t varlena;

@@ -32,9 +32,11 @@ inline constexpr int kMaxKvHeads = 32767;
 // Numbers are on disk: never reuse.
 //   f16            halves, no scales
 //   int8           round(x / s), stored + 128; s a half a token and 128 dims
-//   uniformB       B bits, x = min + s * code; s and min two halves a token and 64 dims: scale plane [2 * groups][tokens], the scales
+//   uniformB       B bits, x = min + s * code; s and min two halves a token and 64 dims: scale plane [2 * groups][tokens], the
+//   scales
 //                  of all groups first, then the minima
-//   rotatedB       B bits, x = R^-1 (s * level[code]): R a random-sign Hadamard rotation over the head dimension (rotation.h), level
+//   rotatedB       B bits, x = R^-1 (s * level[code]): R a random-sign Hadamard rotation over the head dimension (rotation.h),
+//   level
 //                  int8 Lloyd-Max levels of a normal distribution, s one half a token
 enum class Codec : uint8_t {
     f16 = 0,
@@ -79,7 +81,7 @@ struct TileHeader {
     uint32_t first;  // position of the first token; first + tokens <= 2^31 - 1
     uint32_t crc;    // CRC-32C of the tile but for the varlena word, this field and id
     uint32_t reserved2;
-    uint64_t id;     // content id: random, given when a tile is built or read from outside; content never changes under an id
+    uint64_t id;  // content id: random, given when a tile is built or read from outside; content never changes under an id
 };
 static_assert(sizeof(TileHeader) == kTileHeaderBytes && offsetof(TileHeader, id) == 32 && alignof(TileHeader) == 8);
 
@@ -90,9 +92,9 @@ struct TileView {
     int tokens = 0, dim_k = 0, dim_v = 0, head = 0, heads = 0;
     int32_t first = 0;
     uint64_t id = 0;
-    const uint8_t *k = nullptr, *v = nullptr;                // code planes; v is null under kValuesInKeys
-    const uint8_t *k_high = nullptr, *v_high = nullptr;      // the 1-bit planes of 3-bit codes
-    const uint16_t *k_scale = nullptr, *v_scale = nullptr;   // null for f16
+    const uint8_t *k = nullptr, *v = nullptr;               // code planes; v is null under kValuesInKeys
+    const uint8_t *k_high = nullptr, *v_high = nullptr;     // the 1-bit planes of 3-bit codes
+    const uint16_t *k_scale = nullptr, *v_scale = nullptr;  // null for f16
     bool values_in_keys() const { return flags & kValuesInKeys; }
     bool before_rope() const { return flags & kKeysBeforeRope; }
 };
@@ -105,10 +107,12 @@ struct TileShape {
 
 // Whole tile, header included; a multiple of 16 plus 8. 0 < tokens <= tile_capacity(shape).
 size_t tile_bytes(const TileShape &shape, int tokens);
-// Tokens of a full tile: the most that fit. Throws Error(invalid_parameter) for dimensions outside 1..1024, v > k with values in keys.
+// Tokens of a full tile: the most that fit. Throws Error(invalid_parameter) for dimensions outside 1..1024, v > k with values in
+// keys.
 int tile_capacity(const TileShape &shape);
 
-// Checks header, dimensions and size (not the checksum); throws Error(data_corrupted) that names what is wrong. bytes are 8-aligned.
+// Checks header, dimensions and size (not the checksum); throws Error(data_corrupted) that names what is wrong. bytes are
+// 8-aligned.
 TileView view_tile(const void *tile, size_t bytes);
 uint32_t tile_checksum(const void *tile, size_t bytes);  // what TileHeader::crc must be
 uint64_t new_tile_id();                                  // 64 random bits of the operating system

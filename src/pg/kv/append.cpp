@@ -32,15 +32,15 @@ void check_tensor(const Cache *c, const char *what, const TensorView &t, int dim
         char text[300];
         const size_t d = t.shape[3], n = t.shape[2];
         const float value = element(t.dtype, t.data, bad);
-        snprintf(text, sizeof text, "%s holds %g at layer %zu, head %zu, token %zu, dimension %zu", what, static_cast<double>(value),
-                 bad / d / n / heads, bad / d / n % heads, bad / d % n, bad % d);
+        snprintf(text, sizeof text, "%s holds %g at layer %zu, head %zu, token %zu, dimension %zu", what,
+                 static_cast<double>(value), bad / d / n / heads, bad / d / n % heads, bad / d % n, bad % d);
         const bool large = std::isfinite(value);
         throw Error(large ? Errc::numeric_overflow : Errc::data_exception, text,
                     large ? "Caches hold half-precision numbers: magnitudes up to 65504." : "Caches hold finite numbers only.");
     }
     char text[300];
-    snprintf(text, sizeof text, "%s has shape %s, cache \"%s\" takes [%d, %d, tokens, %d]", what, shape_text(t).c_str(), c->name, c->layers,
-             c->kv_heads, dim);
+    snprintf(text, sizeof text, "%s has shape %s, cache \"%s\" takes [%d, %d, tokens, %d]", what, shape_text(t).c_str(), c->name,
+             c->layers, c->kv_heads, dim);
     throw Error(Errc::data_exception, text, {}, "The dimensions are layers, kv_heads, tokens, head_dim.");
 }
 
@@ -132,7 +132,9 @@ SQL_FUNCTION(kv_append)
                 PG_ARGISNULL(6) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(6)));
     check_tensor(a.cache, "k", a.k, a.cache->dim_k);
     if (a.cache->values_in_keys) {
-        if (!PG_ARGISNULL(3)) throw Error(Errc::invalid_parameter, "the values of this cache are the first dimensions of its keys", "Pass NULL for v.");
+        if (!PG_ARGISNULL(3))
+            throw Error(Errc::invalid_parameter, "the values of this cache are the first dimensions of its keys",
+                        "Pass NULL for v.");
     } else {
         if (PG_ARGISNULL(3)) throw Error(Errc::null_not_allowed, "v must not be null");
         a.v = view_of(datum_tensor(PG_GETARG_DATUM(3)));

@@ -21,7 +21,8 @@ IntList int_list_argument(FunctionCallInfo fcinfo, int i, const char *what)
     }
     const int n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
     if (n > kMaxTensorDims) {
-        throw Error(Errc::invalid_parameter, message("%s has %d elements: a tensor has at most %d dimensions", what, n, kMaxTensorDims));
+        throw Error(Errc::invalid_parameter,
+                    message("%s has %d elements: a tensor has at most %d dimensions", what, n, kMaxTensorDims));
     }
     IntList list;
     list.n = n;
@@ -73,8 +74,8 @@ const uint16_t *finite_halves(const TensorView &tensor, const char *name)
         const std::string place = place_text(tensor, bad);
         if (std::isnan(value)) throw Error(Errc::data_exception, message("NaN in %s at %s", name, place.c_str()));
         if (std::isinf(value)) throw Error(Errc::data_exception, message("infinite value in %s at %s", name, place.c_str()));
-        throw Error(Errc::numeric_overflow, message("%g in %s at %s is out of range for half precision", static_cast<double>(value),
-                                                    name, place.c_str()));
+        throw Error(Errc::numeric_overflow,
+                    message("%g in %s at %s is out of range for half precision", static_cast<double>(value), name, place.c_str()));
     }
     auto *halves = pg_call([&] { return static_cast<uint16_t *>(palloc(n * sizeof(uint16_t))); });
     to_f16(tensor.dtype, tensor.data, halves, n);

@@ -38,7 +38,7 @@ const uint16_t *finite_halves(const TensorView &tensor, const char *name);
 // A row of the function's OUT parameters.
 Datum make_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
 
-bytea *new_bytea(size_t bytes);                // throws Error(limit_exceeded) beyond PostgreSQL's limit
+bytea *new_bytea(size_t bytes);               // throws Error(limit_exceeded) beyond PostgreSQL's limit
 Datum copy_cstring(const std::string &text);  // likewise
 
 }  // namespace vkv::kv

@@ -1,7 +1,7 @@
 // kv.attend: batched attention of queries over sequences of a cache, on the CPU.
 //
-// For each layer, sequence and KV head the queries that share the head accumulate one state over sealed tiles (read where they lie),
-// the tail and tokens that the caller has not stored yet. Everything is read under the snapshot of the calling statement.
+// For each layer, sequence and KV head the queries that share the head accumulate one state over sealed tiles (read where they
+// lie), the tail and tokens that the caller has not stored yet. Everything is read under the snapshot of the calling statement.
 
 #include <algorithm>
 #include <vector>
@@ -91,7 +91,8 @@ public:
             const int32_t position = total - r.q_len + i;
             const int32_t last = r.causal ? std::max(position + 1, 0) : total;
             const int32_t first = r.window > 0 ? std::max(position + 1 - r.window, 0) : 0;
-            for (size_t row = static_cast<size_t>(i); row < r.rows(); row += static_cast<size_t>(r.q_len)) sights_[row] = {first, last};
+            for (size_t row = static_cast<size_t>(i); row < r.rows(); row += static_cast<size_t>(r.q_len))
+                sights_[row] = {first, last};
             furthest_ = std::max(furthest_, last);
             nearest_last_ = std::min(nearest_last_, last);
             furthest_first_ = std::max(furthest_first_, first);
@@ -152,10 +153,11 @@ void read_queries(Request *r, bool many_layers)
     const std::string layers = many_layers ? message("%d, ", r->layers) : "";
     if (!fits)
         throw Error(Errc::data_exception,
-                    message("q has shape %s, should be [%s%d, %d, %d] or [%s%d, %d, q_len, %d]", shape_text(q).c_str(), layers.c_str(), r->batch,
-                            c->q_heads, c->dim_k, layers.c_str(), r->batch, c->q_heads, c->dim_k),
-                    {}, many_layers ? "The dimensions are layers, sequences, q_heads, query positions, head_dim."
-                                    : "The dimensions are sequences, q_heads, query positions, head_dim.");
+                    message("q has shape %s, should be [%s%d, %d, %d] or [%s%d, %d, q_len, %d]", shape_text(q).c_str(),
+                            layers.c_str(), r->batch, c->q_heads, c->dim_k, layers.c_str(), r->batch, c->q_heads, c->dim_k),
+                    {},
+                    many_layers ? "The dimensions are layers, sequences, q_heads, query positions, head_dim."
+                                : "The dimensions are sequences, q_heads, query positions, head_dim.");
 }
 
 void check_fresh(const Request &r, bool many_layers, const char *name, const TensorView &t, int dim)
@@ -174,7 +176,8 @@ void read_fresh(FunctionCallInfo fcinfo, Request *r, bool many_layers, int at)
 {
     if (PG_ARGISNULL(at) && PG_ARGISNULL(at + 1)) return;
     if (PG_ARGISNULL(at) || PG_ARGISNULL(at + 1) != r->cache->values_in_keys)
-        throw Error(Errc::invalid_parameter, r->cache->values_in_keys ? "this cache takes k without v" : "k and v must be given together");
+        throw Error(Errc::invalid_parameter,
+                    r->cache->values_in_keys ? "this cache takes k without v" : "k and v must be given together");
     const TensorView k = tensor_argument(fcinfo, at);
     check_fresh(*r, many_layers, "k", k, r->cache->dim_k);
     r->fresh = static_cast<int>(k.shape[k.dims - 2]);
@@ -205,7 +208,8 @@ void read_options(FunctionCallInfo fcinfo, Request *r, int at)
     r->window = positive_or(fcinfo, at + 2, "window", 1, 0);
     r->sinks = positive_or(fcinfo, at + 3, "sinks", 0, 0);
     const double softcap = PG_ARGISNULL(at + 4) ? 0 : PG_GETARG_FLOAT8(at + 4);
-    if (!std::isfinite(softcap) || softcap < 0) throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
+    if (!std::isfinite(softcap) || softcap < 0)
+        throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
     r->softcap = static_cast<float>(softcap);
 }
 
@@ -218,7 +222,8 @@ void read_layers(FunctionCallInfo fcinfo, Request *r, bool many_layers)
         r->layers = 1;
     } else {
         ArrayType *array = PG_GETARG_ARRAYTYPE_P(2);
-        if (ARR_NDIM(array) > 1 || ARR_HASNULL(array)) throw Error(Errc::invalid_parameter, "layers must be one-dimensional and not null");
+        if (ARR_NDIM(array) > 1 || ARR_HASNULL(array))
+            throw Error(Errc::invalid_parameter, "layers must be one-dimensional and not null");
         r->layers = ARR_NDIM(array) == 0 ? 0 : ARR_DIMS(array)[0];
         r->layer = reinterpret_cast<const int *>(ARR_DATA_PTR(array));
     }

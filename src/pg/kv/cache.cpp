@@ -95,11 +95,12 @@ Cache *load(Oid header)
 {
     Oid types[] = {OIDOID};
     Datum values[] = {ObjectIdGetDatum(header)};
-    SPI_execute_with_args("SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid, layers, q_heads, kv_heads, "
-                          "head_dim, value_dim, values_in_keys, codec, tail_logged, tail_tokens, sink_tokens, row_slots, model, "
-                          "revision, rope_theta, rope_dims, rope_pairing, rope_frequencies, keys FROM kv.caches "
-                          "WHERE cache OPERATOR(pg_catalog.=) $1",
-                          1, types, values, nullptr, true, 1);
+    SPI_execute_with_args(
+        "SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid, layers, q_heads, kv_heads, "
+        "head_dim, value_dim, values_in_keys, codec, tail_logged, tail_tokens, sink_tokens, row_slots, model, "
+        "revision, rope_theta, rope_dims, rope_pairing, rope_frequencies, keys FROM kv.caches "
+        "WHERE cache OPERATOR(pg_catalog.=) $1",
+        1, types, values, nullptr, true, 1);
     if (SPI_processed == 0) no_cache(header);
     HeapTuple row = SPI_tuptable->vals[0];
     TupleDesc desc = SPI_tuptable->tupdesc;
@@ -143,7 +144,8 @@ Cache *load(Oid header)
     MemoryContextSwitchTo(before);
     if (!c->header_sql || !c->sealed_sql || !c->tail_sql)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                errmsg("a table of cache \"%s\" was dropped", c->name ? c->name : "?"), errhint("Drop the cache with kv.drop_cache."));
+                errmsg("a table of cache \"%s\" was dropped", c->name ? c->name : "?"),
+                errhint("Drop the cache with kv.drop_cache."));
     return c;
 }
 
@@ -220,9 +222,9 @@ void plan_text(const Cache *c, Plan plan, StringInfo sql, Types *types)
             *types = {INT8OID, INT2OID, INT2OID, INT4OID, c->tile_type};
             break;
         case Plan::sealed_read:
-            appendStringInfo(sql,
-                             "SELECT layer, head, pos, tile FROM %s WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head",
-                             c->sealed_sql);
+            appendStringInfo(
+                sql, "SELECT layer, head, pos, tile FROM %s WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head",
+                c->sealed_sql);
             *types = {INT8OID, INT2OID, INT4OID};
             break;
         case Plan::sealed_read_all:
@@ -244,10 +246,11 @@ void plan_text(const Cache *c, Plan plan, StringInfo sql, Types *types)
             *types = {INT8OID, INT4OID, INT4OID};
             break;
         case Plan::tail_read_chunks:
-            appendStringInfo(sql,
-                             "SELECT chunk, pos, kv FROM %s WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 "
-                             "ORDER BY chunk, pos",
-                             c->tail_sql);
+            appendStringInfo(
+                sql,
+                "SELECT chunk, pos, kv FROM %s WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 "
+                "ORDER BY chunk, pos",
+                c->tail_sql);
             *types = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID};
             break;
         case Plan::tail_exists:
@@ -259,10 +262,11 @@ void plan_text(const Cache *c, Plan plan, StringInfo sql, Types *types)
             *types = {INT8OID, INT4OID, INT4OID};
             break;
         case Plan::tail_copy:
-            appendStringInfo(sql,
-                             "INSERT INTO %s (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM %s WHERE extent = $1 AND pos >= "
-                             "$3 AND pos < $4",
-                             c->tail_sql, c->tail_sql);
+            appendStringInfo(
+                sql,
+                "INSERT INTO %s (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM %s WHERE extent = $1 AND pos >= "
+                "$3 AND pos < $4",
+                c->tail_sql, c->tail_sql);
             *types = {INT8OID, INT8OID, INT4OID, INT4OID};
             break;
         case Plan::tail_move:
@@ -270,10 +274,11 @@ void plan_text(const Cache *c, Plan plan, StringInfo sql, Types *types)
             *types = {INT8OID, INT8OID};
             break;
         case Plan::orphans:
-            appendStringInfo(sql,
-                             "SELECT DISTINCT e.extent FROM (SELECT extent FROM %s UNION ALL SELECT extent FROM %s) e WHERE NOT EXISTS "
-                             "(SELECT FROM %s h WHERE h.extents @> ARRAY[e.extent])",
-                             c->sealed_sql, c->tail_sql, c->header_sql);
+            appendStringInfo(
+                sql,
+                "SELECT DISTINCT e.extent FROM (SELECT extent FROM %s UNION ALL SELECT extent FROM %s) e WHERE NOT EXISTS "
+                "(SELECT FROM %s h WHERE h.extents @> ARRAY[e.extent])",
+                c->sealed_sql, c->tail_sql, c->header_sql);
             *types = {};
             break;
     }
@@ -306,9 +311,10 @@ CacheTables tables_of(Oid header)
 {
     Oid types[] = {OIDOID};
     Datum values[] = {ObjectIdGetDatum(header)};
-    SPI_execute_with_args("SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid FROM kv.caches "
-                          "WHERE cache OPERATOR(pg_catalog.=) $1",
-                          1, types, values, nullptr, true, 1);
+    SPI_execute_with_args(
+        "SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid FROM kv.caches "
+        "WHERE cache OPERATOR(pg_catalog.=) $1",
+        1, types, values, nullptr, true, 1);
     if (SPI_processed == 0) no_cache(header);
     bool null;
     auto oid = [&](int column) {

@@ -5,11 +5,11 @@
 //   NAME_tail     extent, chunk, pos, kv: the newest tokens as halves, each token row_slots (layer, head) slots to a row
 //   NAME_tile     the view over both
 //
-// Tokens 0 .. sealed-1 of a sequence are in tiles, sealed .. length-1 in the tail. Tiles belong to extents, and a sequence is a list
-// of extents: extent i holds the tiles that start before stops[i] (and after the stop before it). The last extent is the sequence's
-// own, with stop 2^31 - 1; the others came by kv.fork or were cut by kv.truncate. Within an extent there is at most one tile, ever,
-// at a position of a head of a layer; what changes tokens that were there makes a new extent and a new epoch. So (extent, position)
-// names content that never changes, and sequences share tiles by naming the same extents.
+// Tokens 0 .. sealed-1 of a sequence are in tiles, sealed .. length-1 in the tail. Tiles belong to extents, and a sequence is a
+// list of extents: extent i holds the tiles that start before stops[i] (and after the stop before it). The last extent is the
+// sequence's own, with stop 2^31 - 1; the others came by kv.fork or were cut by kv.truncate. Within an extent there is at most one
+// tile, ever, at a position of a head of a layer; what changes tokens that were there makes a new extent and a new epoch. So
+// (extent, position) names content that never changes, and sequences share tiles by naming the same extents.
 //
 // LOCKS: writers lock the header row; what frees tiles locks the rows of all sequences that share the extents, in order of seq; a
 // fork updates the row it copies from, so that under REPEATABLE READ one of the two fails.
@@ -55,8 +55,8 @@ inline constexpr int kPlans = static_cast<int>(Plan::orphans) + 1;
 struct Cache {
     Oid header, sealed, tail, tiles;
     Oid tile_type, tensor_type;
-    const char *name;                                   // for messages
-    const char *header_sql, *sealed_sql, *tail_sql;     // qualified and quoted
+    const char *name;                                // for messages
+    const char *header_sql, *sealed_sql, *tail_sql;  // qualified and quoted
     int layers, q_heads, kv_heads, dim_k, dim_v;
     bool values_in_keys, before_rope, tail_logged;
     Codec codec;

@@ -18,7 +18,8 @@ struct Report {
 
     void put(bool has_seq, int head, int32_t position, const char *problem) const
     {
-        Datum values[] = {Int64GetDatum(seq), Int32GetDatum(layer), Int32GetDatum(head), Int32GetDatum(position), CStringGetTextDatum(problem)};
+        Datum values[] = {Int64GetDatum(seq), Int32GetDatum(layer), Int32GetDatum(head), Int32GetDatum(position),
+                          CStringGetTextDatum(problem)};
         bool nulls[] = {!has_seq, layer < 0, head < 0, position < 0, false};
         tuplestore_putvalues(info->setResult, info->setDesc, values, nulls);
     }
@@ -31,7 +32,8 @@ void check_tile(const Report &report, const TileView &view)
     if (tile_checksum(header, VARSIZE(header)) != header->crc) report.put(true, view.head, view.first, "checksum differs");
 }
 
-// What a check that is given up leaves open (pins, tables) is released with this owner. Destroyed by the transaction's end otherwise.
+// What a check that is given up leaves open (pins, tables) is released with this owner. Destroyed by the transaction's end
+// otherwise.
 class Owner {
 public:
     Owner() : outer_(CurrentResourceOwner), own_(ResourceOwnerCreate(outer_, "kv.check_cache")) { CurrentResourceOwner = own_; }

@@ -12,8 +12,24 @@ namespace {
 
 // The arguments of kv.create_cache, in order.
 enum Argument {
-    kName, kLayers, kQHeads, kKvHeads, kHeadDim, kCodec, kTail, kTailTokens, kSinkTokens, kValueDim, kValuesInKeys, kModel, kRevision,
-    kKeys, kRopeTheta, kRopeDims, kRopePairing, kRopeFrequencies,
+    kName,
+    kLayers,
+    kQHeads,
+    kKvHeads,
+    kHeadDim,
+    kCodec,
+    kTail,
+    kTailTokens,
+    kSinkTokens,
+    kValueDim,
+    kValuesInKeys,
+    kModel,
+    kRevision,
+    kKeys,
+    kRopeTheta,
+    kRopeDims,
+    kRopePairing,
+    kRopeFrequencies,
 };
 
 struct Request {
@@ -67,7 +83,8 @@ void check_rope(FunctionCallInfo fcinfo, const Request &r)
     const bool listed = !PG_ARGISNULL(kRopeFrequencies);
     if (!PG_ARGISNULL(kRopeTheta)) {
         const double theta = PG_GETARG_FLOAT8(kRopeTheta);
-        if (!(theta > 1) || !std::isfinite(theta)) throw Error(Errc::invalid_parameter, message("rope_theta must be above 1, not %g", theta));
+        if (!(theta > 1) || !std::isfinite(theta))
+            throw Error(Errc::invalid_parameter, message("rope_theta must be above 1, not %g", theta));
         if (listed) throw Error(Errc::invalid_parameter, "rope_theta and rope_frequencies exclude each other");
     } else if (r.before_rope && !listed) {
         throw Error(Errc::invalid_parameter, "keys before RoPE need rope_theta or rope_frequencies",
@@ -76,17 +93,20 @@ void check_rope(FunctionCallInfo fcinfo, const Request &r)
     int dims = r.head_dim;
     if (listed) {
         ArrayType *array = PG_GETARG_ARRAYTYPE_P(kRopeFrequencies);
-        if (ARR_NDIM(array) != 1 || ARR_HASNULL(array)) throw Error(Errc::invalid_parameter, "rope_frequencies must be one-dimensional and not null");
+        if (ARR_NDIM(array) != 1 || ARR_HASNULL(array))
+            throw Error(Errc::invalid_parameter, "rope_frequencies must be one-dimensional and not null");
         dims = 2 * ARR_DIMS(array)[0];
         const auto *values = reinterpret_cast<const double *>(ARR_DATA_PTR(array));
         for (int i = 0; i < dims / 2; ++i)
-            if (!std::isfinite(values[i])) throw Error(Errc::invalid_parameter, message("rope_frequencies[%d] is %g", i + 1, values[i]));
+            if (!std::isfinite(values[i]))
+                throw Error(Errc::invalid_parameter, message("rope_frequencies[%d] is %g", i + 1, values[i]));
     } else if (!PG_ARGISNULL(kRopeDims)) {
         dims = PG_GETARG_INT32(kRopeDims);
     }
     if (dims < 2 || dims > r.head_dim || dims % 2 != 0)
         if (listed || !PG_ARGISNULL(kRopeTheta))
-            throw Error(Errc::invalid_parameter, message("RoPE turns an even number of dimensions up to %d, not %d", r.head_dim, dims));
+            throw Error(Errc::invalid_parameter,
+                        message("RoPE turns an even number of dimensions up to %d, not %d", r.head_dim, dims));
 }
 
 void read_request(FunctionCallInfo fcinfo, Request *r)
@@ -97,11 +117,13 @@ void read_request(FunctionCallInfo fcinfo, Request *r)
     r->q_heads = positive(fcinfo, kQHeads, "q_heads", 1 << 20);
     r->head_dim = positive(fcinfo, kHeadDim, "head_dim", kMaxHeadDim);
     if (r->q_heads % r->kv_heads != 0)
-        throw Error(Errc::invalid_parameter, message("q_heads must be a multiple of kv_heads: %d is none of %d", r->q_heads, r->kv_heads));
+        throw Error(Errc::invalid_parameter,
+                    message("q_heads must be a multiple of kv_heads: %d is none of %d", r->q_heads, r->kv_heads));
     r->values_in_keys = !PG_ARGISNULL(kValuesInKeys) && PG_GETARG_BOOL(kValuesInKeys);
     r->value_dim = PG_ARGISNULL(kValueDim) ? r->head_dim : positive(fcinfo, kValueDim, "value_dim", kMaxHeadDim);
     if (r->values_in_keys && r->value_dim > r->head_dim)
-        throw Error(Errc::invalid_parameter, message("values of %d dimensions do not lie in keys of %d", r->value_dim, r->head_dim));
+        throw Error(Errc::invalid_parameter,
+                    message("values of %d dimensions do not lie in keys of %d", r->value_dim, r->head_dim));
     if (PG_ARGISNULL(kCodec)) throw Error(Errc::null_not_allowed, "codec must not be null");
     r->codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(kCodec)));
     r->logged = is_first(fcinfo, kTail, "tail", "logged", "unlogged");
@@ -144,29 +166,33 @@ const char *quoted(const Request &r, const char *suffix)
 void make_tables(const Request &r)
 {
     const char *header = quoted(r, ""), *sealed = quoted(r, "_sealed"), *tail = quoted(r, "_tail");
-    execute("CREATE TABLE %s (seq bigint PRIMARY KEY, length int NOT NULL DEFAULT 0, sealed int NOT NULL DEFAULT 0, "
-            "epoch bigint NOT NULL DEFAULT kv.new_id(), forks int NOT NULL DEFAULT 0, extents bigint[] NOT NULL DEFAULT '{}', "
-            "stops int[] NOT NULL DEFAULT '{}') WITH (fillfactor = 70)",
-            header);
+    execute(
+        "CREATE TABLE %s (seq bigint PRIMARY KEY, length int NOT NULL DEFAULT 0, sealed int NOT NULL DEFAULT 0, "
+        "epoch bigint NOT NULL DEFAULT kv.new_id(), forks int NOT NULL DEFAULT 0, extents bigint[] NOT NULL DEFAULT '{}', "
+        "stops int[] NOT NULL DEFAULT '{}') WITH (fillfactor = 70)",
+        header);
     execute("CREATE INDEX ON %s USING gin (extents)", header);
-    execute("CREATE TABLE %s (extent bigint NOT NULL, layer smallint NOT NULL, head smallint NOT NULL, pos int NOT NULL, "
-            "tile kv.tile NOT NULL, PRIMARY KEY (extent, layer, pos, head)) WITH (autovacuum_freeze_min_age = 0)",
-            sealed);
-    execute("CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv kv.tensor NOT NULL, "
-            "PRIMARY KEY (extent, chunk, pos))",
-            r.logged ? "" : "UNLOGGED", tail);
+    execute(
+        "CREATE TABLE %s (extent bigint NOT NULL, layer smallint NOT NULL, head smallint NOT NULL, pos int NOT NULL, "
+        "tile kv.tile NOT NULL, PRIMARY KEY (extent, layer, pos, head)) WITH (autovacuum_freeze_min_age = 0)",
+        sealed);
+    execute(
+        "CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv kv.tensor NOT NULL, "
+        "PRIMARY KEY (extent, chunk, pos))",
+        r.logged ? "" : "UNLOGGED", tail);
     execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);
-    execute("CREATE VIEW %s WITH (security_invoker = true) AS "
-            "SELECT h.seq, s.layer, s.head, s.pos, kv.clip(s.tile, e.stop) AS tile FROM %s h CROSS JOIN LATERAL "
-            "ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) AS e (extent, stop) "
-            "JOIN %s s ON s.extent = e.extent AND s.pos < e.stop UNION ALL "
-            "SELECT h.seq, l.layer::smallint, g.head::smallint, t.pos, "
-            "kv.token_tile(t.kv, l.layer * %d + g.head - t.chunk * %d, t.pos, g.head, %d, %d, %d) FROM %s h "
-            "JOIN %s t ON t.extent = h.extents[pg_catalog.cardinality(h.extents)] AND t.pos >= h.sealed AND t.pos < h.length "
-            "CROSS JOIN pg_catalog.generate_series(0, %d) AS l (layer) CROSS JOIN pg_catalog.generate_series(0, %d) AS g (head) "
-            "WHERE t.chunk = (l.layer * %d + g.head) / %d",
-            quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim, r.flags(), header, tail, r.layers - 1,
-            r.kv_heads - 1, r.kv_heads, r.row_slots);
+    execute(
+        "CREATE VIEW %s WITH (security_invoker = true) AS "
+        "SELECT h.seq, s.layer, s.head, s.pos, kv.clip(s.tile, e.stop) AS tile FROM %s h CROSS JOIN LATERAL "
+        "ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) AS e (extent, stop) "
+        "JOIN %s s ON s.extent = e.extent AND s.pos < e.stop UNION ALL "
+        "SELECT h.seq, l.layer::smallint, g.head::smallint, t.pos, "
+        "kv.token_tile(t.kv, l.layer * %d + g.head - t.chunk * %d, t.pos, g.head, %d, %d, %d) FROM %s h "
+        "JOIN %s t ON t.extent = h.extents[pg_catalog.cardinality(h.extents)] AND t.pos >= h.sealed AND t.pos < h.length "
+        "CROSS JOIN pg_catalog.generate_series(0, %d) AS l (layer) CROSS JOIN pg_catalog.generate_series(0, %d) AS g (head) "
+        "WHERE t.chunk = (l.layer * %d + g.head) / %d",
+        quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim, r.flags(), header, tail, r.layers - 1,
+        r.kv_heads - 1, r.kv_heads, r.row_slots);
     execute("COMMENT ON TABLE %s IS 'sequences of a KV cache; written by the functions of schema kv'", header);
 }
 
@@ -194,18 +220,36 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
         Datum value;
         bool null;
     };
-    auto given = [&](Oid type, int argument) { return Column{type, PG_ARGISNULL(argument) ? 0 : PG_GETARG_DATUM(argument), PG_ARGISNULL(argument)}; };
+    auto given = [&](Oid type, int argument) {
+        return Column{type, PG_ARGISNULL(argument) ? 0 : PG_GETARG_DATUM(argument), PG_ARGISNULL(argument)};
+    };
     auto number = [](int value) { return Column{INT4OID, Int32GetDatum(value), false}; };
     auto relation = [&](const char *suffix) { return Column{REGCLASSOID, ObjectIdGetDatum(relation_named(r, suffix)), false}; };
     const bool rope = !PG_ARGISNULL(kRopeTheta) || !PG_ARGISNULL(kRopeFrequencies);
     Column pairing = given(TEXTOID, kRopePairing);
     pairing.null = !rope;
-    const Column columns[] = {relation(""), relation("_sealed"), relation("_tail"), relation("_tile"), number(r.layers),
-                              number(r.q_heads), number(r.kv_heads), number(r.head_dim), number(r.value_dim),
-                              {BOOLOID, BoolGetDatum(r.values_in_keys), false}, given(TEXTOID, kCodec),
-                              {BOOLOID, BoolGetDatum(r.logged), false}, number(r.tail_tokens), number(r.sink_tokens), number(r.row_slots),
-                              given(TEXTOID, kModel), given(TEXTOID, kRevision), given(TEXTOID, kKeys), given(FLOAT8OID, kRopeTheta),
-                              given(INT4OID, kRopeDims), pairing, given(FLOAT8ARRAYOID, kRopeFrequencies)};
+    const Column columns[] = {relation(""),
+                              relation("_sealed"),
+                              relation("_tail"),
+                              relation("_tile"),
+                              number(r.layers),
+                              number(r.q_heads),
+                              number(r.kv_heads),
+                              number(r.head_dim),
+                              number(r.value_dim),
+                              {BOOLOID, BoolGetDatum(r.values_in_keys), false},
+                              given(TEXTOID, kCodec),
+                              {BOOLOID, BoolGetDatum(r.logged), false},
+                              number(r.tail_tokens),
+                              number(r.sink_tokens),
+                              number(r.row_slots),
+                              given(TEXTOID, kModel),
+                              given(TEXTOID, kRevision),
+                              given(TEXTOID, kKeys),
+                              given(FLOAT8OID, kRopeTheta),
+                              given(INT4OID, kRopeDims),
+                              pairing,
+                              given(FLOAT8ARRAYOID, kRopeFrequencies)};
     constexpr int kColumns = sizeof(columns) / sizeof(columns[0]);
     Oid types[kColumns];
     Datum values[kColumns];
@@ -219,10 +263,12 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
     int flags;
     GetUserIdAndSecContext(&user, &flags);
     SetUserIdAndSecContext(catalog_owner(), flags | SECURITY_LOCAL_USERID_CHANGE);
-    execute("DELETE FROM kv.caches c WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) c.cache)");
-    SPI_execute_with_args("INSERT INTO kv.caches VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
-                          "$18, $19, $20, $21, $22)",
-                          kColumns, types, values, nulls, false, 0);
+    execute(
+        "DELETE FROM kv.caches c WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) c.cache)");
+    SPI_execute_with_args(
+        "INSERT INTO kv.caches VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
+        "$18, $19, $20, $21, $22)",
+        kColumns, types, values, nulls, false, 0);
     SetUserIdAndSecContext(user, flags);
 }
 

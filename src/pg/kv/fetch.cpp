@@ -29,7 +29,8 @@ public:
     {
         MemoryContext before = MemoryContextSwitchTo(context);
         auto make = [&](int dim) {
-            const uint32_t shape[] = {static_cast<uint32_t>(c->kv_heads), static_cast<uint32_t>(window.count), static_cast<uint32_t>(dim)};
+            const uint32_t shape[] = {static_cast<uint32_t>(c->kv_heads), static_cast<uint32_t>(window.count),
+                                      static_cast<uint32_t>(dim)};
             return make_tensor(dtype, 3, shape);
         };
         out_ = {make(c->dim_k), make(c->dim_v)};
@@ -57,9 +58,10 @@ private:
     void put(TensorHeader *out, const float *rows, const TileView &tile, int dim, int32_t from, int32_t end) const
     {
         const size_t d = static_cast<size_t>(dim);
-        const size_t at = (static_cast<size_t>(tile.head) * static_cast<size_t>(window_.count) + static_cast<size_t>(from - window_.first)) * d;
-        from_f32(dtype_, rows + static_cast<size_t>(from - tile.first) * d, static_cast<char *>(tensor_data(out)) + at * dtype_bytes(dtype_),
-                 static_cast<size_t>(end - from) * d);
+        const size_t at =
+            (static_cast<size_t>(tile.head) * static_cast<size_t>(window_.count) + static_cast<size_t>(from - window_.first)) * d;
+        from_f32(dtype_, rows + static_cast<size_t>(from - tile.first) * d,
+                 static_cast<char *>(tensor_data(out)) + at * dtype_bytes(dtype_), static_cast<size_t>(end - from) * d);
     }
 
     Window window_;
@@ -77,8 +79,9 @@ Window read_window(FunctionCallInfo fcinfo, const Cache *c, const Sequence *s, i
                                                      static_cast<long long>(s->seq), c->name, length, w.first));
     w.count = PG_ARGISNULL(4) ? length - w.first : PG_GETARG_INT32(4);
     if (w.count < 0 || w.count > length - w.first)
-        throw Error(Errc::invalid_parameter, message("sequence %lld of cache \"%s\" has %d tokens, cannot fetch %d from position %d",
-                                                     static_cast<long long>(s->seq), c->name, length, w.count, w.first));
+        throw Error(Errc::invalid_parameter,
+                    message("sequence %lld of cache \"%s\" has %d tokens, cannot fetch %d from position %d",
+                            static_cast<long long>(s->seq), c->name, length, w.count, w.first));
     return w;
 }
 

@@ -16,8 +16,8 @@ void check_length(const Cache *c, const Sequence *s, int32_t length)
 {
     if (length < 0) throw Error(Errc::invalid_parameter, message("length must not be negative, is %d", length));
     if (length > s->length)
-        throw Error(Errc::invalid_parameter, message("sequence %lld of cache \"%s\" has %d tokens, not %d", static_cast<long long>(s->seq),
-                                                     c->name, s->length, length));
+        throw Error(Errc::invalid_parameter, message("sequence %lld of cache \"%s\" has %d tokens, not %d",
+                                                     static_cast<long long>(s->seq), c->name, s->length, length));
 }
 
 void truncate(Cache *c, Sequence *s, int32_t length)
@@ -68,9 +68,9 @@ int32_t fork(Cache *c, int64_t from, int64_t to, bool whole, int32_t length)
         const uint64_t rows = run_plan(c, Plan::tail_copy, range);
         const uint64_t wanted = static_cast<uint64_t>(length - s->sealed) * static_cast<uint64_t>(c->chunks());
         if (rows != wanted)
-            throw Error(Errc::data_corrupted, message("tail of sequence %lld in cache \"%s\" has %llu rows instead of %llu",
-                                                      static_cast<long long>(from), c->name, static_cast<unsigned long long>(rows),
-                                                      static_cast<unsigned long long>(wanted)));
+            throw Error(Errc::data_corrupted,
+                        message("tail of sequence %lld in cache \"%s\" has %llu rows instead of %llu", static_cast<long long>(from),
+                                c->name, static_cast<unsigned long long>(rows), static_cast<unsigned long long>(wanted)));
     }
     write_sequence(c, &copy);
     return length;
@@ -125,7 +125,8 @@ SQL_FUNCTION(kv_fork)
     const char *const names[] = {"cache", "from_seq", "to_seq"};
     require_arguments(fcinfo, names, 3);
     const int64_t from = PG_GETARG_INT64(1), to = PG_GETARG_INT64(2);
-    if (from == to) throw Error(Errc::invalid_parameter, message("sequence %lld cannot be forked to itself", static_cast<long long>(from)));
+    if (from == to)
+        throw Error(Errc::invalid_parameter, message("sequence %lld cannot be forked to itself", static_cast<long long>(from)));
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
     const bool whole = PG_ARGISNULL(3);

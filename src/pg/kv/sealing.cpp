@@ -17,12 +17,14 @@ Rows TokenReader::rows(const uint16_t *tail, const TensorView &fresh, int dim, i
 {
     const size_t d = static_cast<size_t>(dim), n = static_cast<size_t>(count);
     const int32_t in_tail = std::clamp(tokens_.tail.first + tokens_.tail.tokens - from, 0, count);
-    const uint16_t *tail_at =
-        tail ? tail + (static_cast<size_t>(slot) * static_cast<size_t>(tokens_.tail.tokens) + static_cast<size_t>(from - tokens_.tail.first)) * d
-             : nullptr;
+    const uint16_t *tail_at = tail ? tail + (static_cast<size_t>(slot) * static_cast<size_t>(tokens_.tail.tokens) +
+                                             static_cast<size_t>(from - tokens_.tail.first)) *
+                                                d
+                                   : nullptr;
     if (in_tail == count) return {tail_at, d};
-    const size_t new_at =
-        (static_cast<size_t>(slot) * static_cast<size_t>(tokens_.count_new) + static_cast<size_t>(from + in_tail - tokens_.first_new)) * d;
+    const size_t new_at = (static_cast<size_t>(slot) * static_cast<size_t>(tokens_.count_new) +
+                           static_cast<size_t>(from + in_tail - tokens_.first_new)) *
+                          d;
     const char *data = static_cast<const char *>(fresh.data) + new_at * dtype_bytes(fresh.dtype);
     if (in_tail == 0 && fresh.dtype == Dtype::f16) return {reinterpret_cast<const uint16_t *>(data), d};
     if (scratch.halves < n * d) {
@@ -40,7 +42,8 @@ int plan_tiles(const Cache *c, Codec codec, int32_t from, int32_t to, bool all, 
     const int32_t full = tile_capacity(c->shape(codec)), full_sink = tile_capacity(c->shape(Codec::f16));
     const int32_t sinks = codec == Codec::f16 ? 0 : c->sink_tokens;
     const int64_t most = (static_cast<int64_t>(to) - from) / std::min(full, full_sink) + sinks + 2;
-    auto *result = static_cast<TilePlan *>(MemoryContextAllocHuge(CurrentMemoryContext, sizeof(TilePlan) * static_cast<size_t>(std::max<int64_t>(most, 1))));
+    auto *result = static_cast<TilePlan *>(
+        MemoryContextAllocHuge(CurrentMemoryContext, sizeof(TilePlan) * static_cast<size_t>(std::max<int64_t>(most, 1))));
     int count = 0;
     for (int32_t pos = from; pos < to;) {
         const bool sink = pos < sinks;

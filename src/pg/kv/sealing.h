@@ -17,7 +17,10 @@ class TokenReader {
 public:
     TokenReader(const Cache *cache, const Tokens &tokens);
     // Halves of positions from .. from + count - 1 of slot layer * kv_heads + head; valid until the next call.
-    Rows keys(int slot, int32_t from, int32_t count) { return rows(tokens_.tail.k, tokens_.k, cache_->dim_k, slot, from, count, k_); }
+    Rows keys(int slot, int32_t from, int32_t count)
+    {
+        return rows(tokens_.tail.k, tokens_.k, cache_->dim_k, slot, from, count, k_);
+    }
     Rows values(int slot, int32_t from, int32_t count)
     {
         if (cache_->values_in_keys) return {};

@@ -123,8 +123,7 @@ Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext co
 {
     int n;
     const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
-    if (!wanted)
-        ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
+    if (!wanted) ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
     Datum values[] = {PointerGetDatum(seqs)};
     run_plan(c, Plan::header_read, values, true);
     const uint64_t found = SPI_processed;

@@ -24,8 +24,8 @@ struct Key {
     snprintf(text, sizeof text, "tile of sequence %lld, layer %d, head %d at position %d in cache \"%s\" %s",
              static_cast<long long>(s->seq), key.layer, key.head, key.pos, c->name, what);
     char detail[100];
-    snprintf(detail, sizeof detail, "Its key in the table of sealed tiles is (%lld, %d, %d, %d).", static_cast<long long>(key.extent),
-             key.layer, key.pos, key.head);
+    snprintf(detail, sizeof detail, "Its key in the table of sealed tiles is (%lld, %d, %d, %d).",
+             static_cast<long long>(key.extent), key.layer, key.pos, key.head);
     throw Error(Errc::data_corrupted, text, {}, detail);
 }
 
@@ -57,6 +57,20 @@ public:
         to_ = to;
         for (int h = 0; h < cache_->kv_heads; ++h) next_[h] = from;
     }
+    // Goes on with the tile if it is the next of its head.
+    bool fits(const TileRef &ref)
+    {
+        if (ref.head < 0 || ref.head >= cache_->kv_heads || ref.pos != next_[ref.head]) return false;
+        next_[ref.head] = ref.pos + ref.tokens;
+        return true;
+    }
+    bool complete() const
+    {
+        for (int h = 0; h < cache_->kv_heads; ++h)
+            if (next_[h] < to_) return false;
+        return true;
+    }
+    // The same, raising.
     void step(int head, int32_t pos, int32_t tokens)
     {
         if (head < 0 || head >= cache_->kv_heads) missing(0, next_[0]);
@@ -107,6 +121,12 @@ public:
     DirectVisit(const Visit &v, SealedTable *table, const Span &span) : v_(v), table_(table), span_(span)
     {
         list_ = tile_list(table, span.extent, v.layer, span.to);
+        // A gap may have been there only when the index was scanned.
+        Progress progress(v.cache, v.sequence, v.layer);
+        progress.begin(span.extent, span.from, span.to);
+        bool whole = true;
+        for (uint32_t i = 0; whole && i < list_->count && list_->refs[i].pos < span.to; ++i) whole = progress.fits(list_->refs[i]);
+        if (!whole || !progress.complete()) rescan();
     }
 
     void run(Progress *progress)
@@ -130,6 +150,12 @@ public:
     }
 
 private:
+    void rescan()
+    {
+        forget_tile_list(list_);
+        list_ = tile_list(table_, span_.extent, v_.layer, span_.to);
+    }
+
     struct Pinned {
         const TileHeader *tile = nullptr;
         Buffer buffer = InvalidBuffer;
@@ -142,11 +168,10 @@ private:
         p.tile = pin_tile(table_->rel, &list_->refs[i], &p.buffer, &p.bytes);
         if (p.tile) return p;
         if (BufferIsValid(p.buffer)) ReleaseBuffer(p.buffer);
-        // The row moved or the list is of a transaction that was rolled back: scan the index again, and what was listed here must be
-        // listed again.
+        // The row moved or the list is of a transaction that was rolled back: scan the index again, and what was listed here must
+        // be listed again.
         const TileRef was = list_->refs[i];
-        forget_tile_list(list_);
-        list_ = tile_list(table_, span_.extent, v_.layer, span_.to);
+        rescan();
         const Key key{span_.extent, v_.layer, was.head, was.pos};
         if (i >= list_->count || list_->refs[i].pos != was.pos || list_->refs[i].head != was.head)
             damaged(v_.cache, v_.sequence, key, "is missing");

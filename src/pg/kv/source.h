@@ -28,7 +28,8 @@ void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
         static_cast<void *>(&visit));
 }
 
-// The tail's halves of a layer: k [heads][tokens][dim_k], v [heads][tokens][dim_v] for positions s->sealed .. s->sealed + tokens - 1.
+// The tail's halves of a layer: k [heads][tokens][dim_k], v [heads][tokens][dim_v] for positions s->sealed .. s->sealed + tokens
+// - 1.
 struct TailHalves {
     int32_t first, tokens;
     uint16_t *k, *v;  // v is null when values are in the keys

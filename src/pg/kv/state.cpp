@@ -97,8 +97,9 @@ SQL_FUNCTION(kv_state_merge)
     StateHeader *state = writable_state(fcinfo);
     const StateView a = view_of(state);
     if (a.rows != b.rows || a.dim != b.dim) {
-        throw Error(Errc::data_exception, message("states of different geometry cannot be merged: %u rows of %u dimensions and %u rows of %u",
-                                                  a.rows, a.dim, b.rows, b.dim));
+        throw Error(Errc::data_exception,
+                    message("states of different geometry cannot be merged: %u rows of %u dimensions and %u rows of %u", a.rows,
+                            a.dim, b.rows, b.dim));
     }
     float *m = values_of(state), *l = m + a.rows, *o = l + a.rows;
     merge_states(static_cast<int>(a.rows), static_cast<int>(a.dim), m, l, o, b.m, b.l, b.o);

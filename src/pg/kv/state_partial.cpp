@@ -26,7 +26,8 @@ void keep_bytes(std::vector<uint8_t> *kept, const void *bytes, size_t n)
 void check_query(const TensorView &q, const TileView &tile)
 {
     if ((q.dims != 2 && q.dims != 3) || q.elements() == 0) {
-        throw Error(Errc::data_exception, message("q must be [q_heads, dim] or [q_heads, positions, dim], not %s", shape_text(q).c_str()));
+        throw Error(Errc::data_exception,
+                    message("q must be [q_heads, dim] or [q_heads, positions, dim], not %s", shape_text(q).c_str()));
     }
     if (q.shape[q.dims - 1] != static_cast<uint32_t>(tile.dim_k)) {
         throw Error(Errc::data_exception, message("q has %u dimensions, keys have %d", q.shape[q.dims - 1], tile.dim_k));
@@ -53,7 +54,8 @@ PartialAttention::Scaling PartialAttention::scaling_of(const QueryArguments &arg
 {
     const double scale = arguments.has_scale ? arguments.scale : 1.0 / std::sqrt(static_cast<double>(dim_k));
     const Scaling scaling{static_cast<float>(scale), static_cast<float>(arguments.softcap)};
-    if (!std::isfinite(scaling.scale)) throw Error(Errc::invalid_parameter, message("scale must be a finite number, not %g", scale));
+    if (!std::isfinite(scaling.scale))
+        throw Error(Errc::invalid_parameter, message("scale must be a finite number, not %g", scale));
     if (!std::isfinite(scaling.softcap) || scaling.softcap < 0) {
         throw Error(Errc::invalid_parameter, message("softcap must be a positive number or 0, not %g", arguments.softcap));
     }

@@ -1,8 +1,9 @@
-// Attention of one tensor of queries over tiles of one layer: what kv.partial computes from a tile and kv.attention keeps for a group.
+// Attention of one tensor of queries over tiles of one layer: what kv.partial computes from a tile and kv.attention keeps for a
+// group.
 //
 // q is [q_heads, dim_k] or [q_heads, positions, dim_k]; a tile of KV head h of n serves the query heads h * q_heads / n and the
-// q_heads / n - 1 behind it, whose rows are consecutive. Each KV head has its queries in the kernels' form, made when its first tile
-// comes and again when q changes, and its sums. q may be toasted: a pointer that was seen before is not followed again.
+// q_heads / n - 1 behind it, whose rows are consecutive. Each KV head has its queries in the kernels' form, made when its first
+// tile comes and again when q changes, and its sums. q may be toasted: a pointer that was seen before is not followed again.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,8 @@ struct QueryArguments {
 
 class PartialAttention {
 public:
-    // Throws Error when q does not fit the tile or the tiles before, or, after the first tile of a KV head, differs from what it was.
+    // Throws Error when q does not fit the tile or the tiles before, or, after the first tile of a KV head, differs from what it
+    // was.
     void add(const QueryArguments &arguments, const TileView &tile);
     // Nothing seen; another q or geometry may follow.
     void clear();

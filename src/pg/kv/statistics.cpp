@@ -21,7 +21,8 @@ struct Counter {
     int64_t begun;
 };
 
-Counter counters[] = {{"attend", 0, 0, 0, 0, 0, 0, {}, 0, 0}, {"append", 0, 0, 0, 0, 0, 0, {}, 0, 0}, {"fetch", 0, 0, 0, 0, 0, 0, {}, 0, 0}};
+Counter counters[] = {
+    {"attend", 0, 0, 0, 0, 0, 0, {}, 0, 0}, {"append", 0, 0, 0, 0, 0, 0, {}, 0, 0}, {"fetch", 0, 0, 0, 0, 0, 0, {}, 0, 0}};
 
 int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count(); }
 
@@ -50,9 +51,18 @@ SQL_FUNCTION(kv_session_stats)
     snprintf(backend, sizeof backend, "cpu %s", simd::level_name(simd::active_level()));
     for (const Counter &c : counters) {
         auto count = [](uint64_t n) { return Int64GetDatum(static_cast<int64>(n)); };
-        Datum values[] = {CStringGetTextDatum(c.name), count(c.calls), count(c.sequences), count(c.tokens), count(c.tiles), count(c.bytes),
-                          Float8GetDatum(c.milliseconds), count(c.last.tokens), count(c.last.tiles), count(c.last.bytes),
-                          Float8GetDatum(c.last_milliseconds), CStringGetTextDatum(backend)};
+        Datum values[] = {CStringGetTextDatum(c.name),
+                          count(c.calls),
+                          count(c.sequences),
+                          count(c.tokens),
+                          count(c.tiles),
+                          count(c.bytes),
+                          Float8GetDatum(c.milliseconds),
+                          count(c.last.tokens),
+                          count(c.last.tiles),
+                          count(c.last.bytes),
+                          Float8GetDatum(c.last_milliseconds),
+                          CStringGetTextDatum(backend)};
         bool nulls[12] = {};
         tuplestore_putvalues(info->setResult, info->setDesc, values, nulls);
     }

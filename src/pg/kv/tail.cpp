@@ -53,10 +53,12 @@ public:
     TailHalves finish()
     {
         const int64_t wanted = static_cast<int64_t>(tokens_) * (last_chunk() - first_chunk() + 1);
-        if (taken_ == 0 && !cache_->tail_logged) halves_.tokens = 0;
+        if (taken_ == 0 && !cache_->tail_logged)
+            halves_.tokens = 0;
         else if (taken_ != wanted) {
             char text[300];
-            snprintf(text, sizeof text, "tail of sequence %lld in cache \"%s\" has %lld rows instead of %lld, or row security hides some",
+            snprintf(text, sizeof text,
+                     "tail of sequence %lld in cache \"%s\" has %lld rows instead of %lld, or row security hides some",
                      static_cast<long long>(sequence_->seq), cache_->name, static_cast<long long>(taken_),
                      static_cast<long long>(wanted));
             throw Error(Errc::data_corrupted, text);

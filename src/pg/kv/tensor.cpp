@@ -48,9 +48,6 @@ SQL_FUNCTION(kv_tensor_shape)
     return PointerGetDatum(construct_array(shape, tensor.dims, INT4OID, sizeof(int32_t), true, TYPALIGN_INT));
 }
 
-SQL_FUNCTION(kv_tensor_dtype)
-{
-    return PointerGetDatum(cstring_to_text(dtype_name(tensor_argument(fcinfo, 0).dtype)));
-}
+SQL_FUNCTION(kv_tensor_dtype) { return PointerGetDatum(cstring_to_text(dtype_name(tensor_argument(fcinfo, 0).dtype))); }
 
 }  // namespace vkv::kv

@@ -43,7 +43,8 @@ void check_range(ArrayType *array, const float *values, int n)
 // A conversion made an infinity of a finite number.
 [[noreturn]] void throw_out_of_range(float value, Dtype dtype)
 {
-    throw Error(Errc::numeric_overflow, message("\"%.9g\" is out of range for a tensor of dtype %s", static_cast<double>(value), dtype_name(dtype)));
+    throw Error(Errc::numeric_overflow,
+                message("\"%.9g\" is out of range for a tensor of dtype %s", static_cast<double>(value), dtype_name(dtype)));
 }
 
 void check_narrowed(const TensorView &from, const void *to, Dtype dtype)
@@ -83,9 +84,10 @@ TensorView one_dimension(FunctionCallInfo fcinfo, const char *type)
 {
     const TensorView tensor = tensor_argument(fcinfo, 0);
     if (tensor.dims != 1) {
-        throw Error(Errc::data_exception,
-                    message("a tensor of shape %s cannot be cast to %s: it must have one dimension", shape_text(tensor).c_str(), type),
-                    "kv.at and kv.reshape give tensors of one dimension.");
+        throw Error(
+            Errc::data_exception,
+            message("a tensor of shape %s cannot be cast to %s: it must have one dimension", shape_text(tensor).c_str(), type),
+            "kv.at and kv.reshape give tensors of one dimension.");
     }
     return tensor;
 }

@@ -1,5 +1,5 @@
-// Parts of tensors and tensors made of tensors: at, element, slice, reshape, concat, comparison. Dimensions and indices count from 0,
-// as in the libraries that tensors come from. A part is copied byte for byte, so nothing is rounded.
+// Parts of tensors and tensors made of tensors: at, element, slice, reshape, concat, comparison. Dimensions and indices count from
+// 0, as in the libraries that tensors come from. A part is copied byte for byte, so nothing is rounded.
 
 #include <algorithm>
 #include <cmath>
@@ -32,7 +32,8 @@ Cut cut_at(const TensorView &tensor, int dim)
 void check_dim(const TensorView &tensor, int dim)
 {
     if (dim < 0 || dim >= tensor.dims) {
-        throw Error(Errc::array_subscript, message("dimension %d is out of range for a tensor of shape %s", dim, shape_text(tensor).c_str()),
+        throw Error(Errc::array_subscript,
+                    message("dimension %d is out of range for a tensor of shape %s", dim, shape_text(tensor).c_str()),
                     "Dimensions count from 0.");
     }
 }
@@ -43,9 +44,10 @@ size_t offset_of(const TensorView &tensor, const IntList &indices)
     size_t offset = 0;
     for (int i = 0; i < indices.n; ++i) {
         if (indices.values[i] < 0 || static_cast<uint32_t>(indices.values[i]) >= tensor.shape[i]) {
-            throw Error(Errc::array_subscript,
-                        message("index %d is out of range for dimension %d of shape %s", indices.values[i], i, shape_text(tensor).c_str()),
-                        "Indices count from 0.");
+            throw Error(
+                Errc::array_subscript,
+                message("index %d is out of range for dimension %d of shape %s", indices.values[i], i, shape_text(tensor).c_str()),
+                "Indices count from 0.");
         }
         offset = offset * tensor.shape[i] + static_cast<uint32_t>(indices.values[i]);
     }
@@ -72,7 +74,8 @@ void visit_pairs(FunctionCallInfo fcinfo, Visit visit)
 {
     const TensorView a = tensor_argument(fcinfo, 0), b = tensor_argument(fcinfo, 1);
     if (!same_shape(a, b)) {
-        throw Error(Errc::data_exception, message("tensors have different shapes: %s and %s", shape_text(a).c_str(), shape_text(b).c_str()));
+        throw Error(Errc::data_exception,
+                    message("tensors have different shapes: %s and %s", shape_text(a).c_str(), shape_text(b).c_str()));
     }
     constexpr size_t kBlock = 512;
     float x[kBlock], y[kBlock];
@@ -94,9 +97,10 @@ SQL_FUNCTION(kv_tensor_at)
     const TensorView tensor = tensor_argument(fcinfo, 0);
     const IntList indices = int_list_argument(fcinfo, 1, "indices");
     if (indices.n >= tensor.dims) {
-        throw Error(Errc::array_subscript,
-                    message("kv.at takes fewer indices than dimensions, not %d for shape %s", indices.n, shape_text(tensor).c_str()),
-                    "kv.element gives a single number.");
+        throw Error(
+            Errc::array_subscript,
+            message("kv.at takes fewer indices than dimensions, not %d for shape %s", indices.n, shape_text(tensor).c_str()),
+            "kv.element gives a single number.");
     }
     const size_t offset = offset_of(tensor, indices);
     TensorHeader *result = make_tensor(tensor.dtype, tensor.dims - indices.n, tensor.shape + indices.n);
@@ -109,8 +113,8 @@ SQL_FUNCTION(kv_tensor_element)
     const TensorView tensor = tensor_argument(fcinfo, 0);
     const IntList indices = int_list_argument(fcinfo, 1, "indices");
     if (indices.n != tensor.dims) {
-        throw Error(Errc::array_subscript, message("an element of a tensor of shape %s has %d indices, not %d", shape_text(tensor).c_str(),
-                                                   tensor.dims, indices.n));
+        throw Error(Errc::array_subscript, message("an element of a tensor of shape %s has %d indices, not %d",
+                                                   shape_text(tensor).c_str(), tensor.dims, indices.n));
     }
     return Float4GetDatum(element(tensor.dtype, tensor.data, offset_of(tensor, indices)));
 }
@@ -147,7 +151,8 @@ SQL_FUNCTION(kv_tensor_reshape)
     IntList list = int_list_argument(fcinfo, 1, "shape");
     int32_t *rest = std::find(list.values, list.values + list.n, -1);
     const auto mismatch = [&] {
-        return Error(Errc::data_exception, message("%zu elements of shape %s do not fill the new shape", tensor.elements(), shape_text(tensor).c_str()));
+        return Error(Errc::data_exception,
+                     message("%zu elements of shape %s do not fill the new shape", tensor.elements(), shape_text(tensor).c_str()));
     };
     if (rest != list.values + list.n) {
         size_t others = 1;
@@ -179,14 +184,15 @@ SQL_FUNCTION(kv_tensor_concat)
     const int dim = PG_GETARG_INT32(2);
     check_dim(a, dim);
     if (a.dtype != b.dtype) {
-        throw Error(Errc::data_exception, message("tensors have different dtypes: %s and %s", dtype_name(a.dtype), dtype_name(b.dtype)),
+        throw Error(Errc::data_exception,
+                    message("tensors have different dtypes: %s and %s", dtype_name(a.dtype), dtype_name(b.dtype)),
                     "kv.cast converts a tensor.");
     }
     bool fits = a.dims == b.dims;
     for (int i = 0; fits && i < a.dims; ++i) fits = i == dim || a.shape[i] == b.shape[i];
     if (!fits) {
-        throw Error(Errc::data_exception, message("tensors of shapes %s and %s cannot be joined at dimension %d", shape_text(a).c_str(),
-                                                  shape_text(b).c_str(), dim));
+        throw Error(Errc::data_exception, message("tensors of shapes %s and %s cannot be joined at dimension %d",
+                                                  shape_text(a).c_str(), shape_text(b).c_str(), dim));
     }
     uint32_t shape[kMaxTensorDims];
     std::copy_n(a.shape, kMaxTensorDims, shape);

@@ -114,13 +114,19 @@ SQL_FUNCTION(kv_tile_info)
 
 SQL_FUNCTION(kv_tile_tokens) { return Int32GetDatum(tile_argument(fcinfo, 0).tokens); }
 
-// kv.clip(tile, stop): the tokens before position stop; null when there are none, the tile itself when nothing is cut.
+// kv.clip(tile, stop): the tokens before position stop; null when there are none, the tile itself when nothing is cut. Damage must
+// not get a checksum of its own.
 SQL_FUNCTION(kv_tile_clip)
 {
-    const TileView tile = tile_argument(fcinfo, 0);
+    const TileHeader *header = datum_tile(PG_GETARG_DATUM(0));
+    const TileView tile = view_of(header);
     const int64_t kept = static_cast<int64_t>(PG_GETARG_INT32(1)) - tile.first;
     if (kept <= 0) PG_RETURN_NULL();
     if (kept >= tile.tokens) return PG_GETARG_DATUM(0);
+    if (!checksum_holds(header)) {
+        throw Error(Errc::data_corrupted,
+                    message("checksum of the tile of head %d at position %d is wrong", tile.head, tile.first));
+    }
     TileHeader *result = make_tile(shape_of(tile), static_cast<int>(kept));
     clip_tile(tile, static_cast<int>(kept), result);
     return PointerGetDatum(result);

@@ -1,7 +1,7 @@
 // Tiles made of tensors: kv.encode, and kv.token_tile for the rows of a cache's tail.
 //
-// kv.encode cuts the tokens of every head into full tiles and what is left. It returns them one call at a time, head by head in order
-// of position; the values are made halves once, on the first call.
+// kv.encode cuts the tokens of every head into full tiles and what is left. It returns them one call at a time, head by head in
+// order of position; the values are made halves once, on the first call.
 
 #include <algorithm>
 
@@ -51,8 +51,8 @@ void check_positions(int64_t first, int64_t tokens)
 {
     if (first < 0) throw Error(Errc::invalid_parameter, message("position must not be negative: %ld", static_cast<long>(first)));
     if (first + tokens > INT32_MAX) {
-        throw Error(Errc::limit_exceeded, message("%ld tokens from position %ld pass the last position, %d", static_cast<long>(tokens),
-                                                  static_cast<long>(first), INT32_MAX - 1));
+        throw Error(Errc::limit_exceeded, message("%ld tokens from position %ld pass the last position, %d",
+                                                  static_cast<long>(tokens), static_cast<long>(first), INT32_MAX - 1));
     }
 }
 
@@ -87,10 +87,12 @@ Encoding start_encoding(FunctionCallInfo fcinfo)
         const TensorView v = tensor_argument(fcinfo, 1);
         const HeadRows value_rows(v, "v");
         if (value_rows.heads != rows.heads || value_rows.tokens != rows.tokens) {
-            throw Error(Errc::data_exception, message("k and v differ in heads or tokens: %s and %s", shape_text(k).c_str(), shape_text(v).c_str()));
+            throw Error(Errc::data_exception,
+                        message("k and v differ in heads or tokens: %s and %s", shape_text(k).c_str(), shape_text(v).c_str()));
         }
         if (!PG_ARGISNULL(5) && PG_GETARG_INT32(5) != head_dim(value_rows.dim)) {
-            throw Error(Errc::invalid_parameter, message("value_dim is %d, but v is %s", PG_GETARG_INT32(5), shape_text(v).c_str()));
+            throw Error(Errc::invalid_parameter,
+                        message("value_dim is %d, but v is %s", PG_GETARG_INT32(5), shape_text(v).c_str()));
         }
         e.shape.dim_v = head_dim(value_rows.dim);
         e.v = finite_halves(v, "v");
@@ -138,13 +140,16 @@ struct TokenArguments {
 void check_token(const TokenArguments &a)
 {
     if (a.rows.dtype != Dtype::f16 || a.rows.dims != 2) {
-        throw Error(Errc::data_exception, message("kv must be f16 [slots, dim_k + dim_v], not %s %s", dtype_name(a.rows.dtype), shape_text(a.rows).c_str()));
+        throw Error(Errc::data_exception, message("kv must be f16 [slots, dim_k + dim_v], not %s %s", dtype_name(a.rows.dtype),
+                                                  shape_text(a.rows).c_str()));
     }
     if (a.slot < 0 || static_cast<uint32_t>(a.slot) >= a.rows.shape[0]) {
-        throw Error(Errc::array_subscript, message("slot %d is out of range for %u slots", a.slot, a.rows.shape[0]), "Slots count from 0.");
+        throw Error(Errc::array_subscript, message("slot %d is out of range for %u slots", a.slot, a.rows.shape[0]),
+                    "Slots count from 0.");
     }
     if (a.heads < 1 || a.heads > kMaxKvHeads || a.head < 0 || a.head >= a.heads) {
-        throw Error(Errc::invalid_parameter, message("head %d is out of range for %d heads", a.head, a.heads), "Heads count from 0.");
+        throw Error(Errc::invalid_parameter, message("head %d is out of range for %d heads", a.head, a.heads),
+                    "Heads count from 0.");
     }
     if (a.flags < 0 || (a.flags & ~(kValuesInKeys | kKeysBeforeRope)) != 0) {
         throw Error(Errc::invalid_parameter, message("unknown flags %d", a.flags));
@@ -183,7 +188,8 @@ SQL_FUNCTION(kv_token_tile)
     const int dim_v = PG_ARGISNULL(7) ? (in_keys ? a.dim_k : width - a.dim_k) : PG_GETARG_INT32(7);
     const bool fits = a.dim_k >= 1 && dim_v >= 1 && width == a.dim_k + (in_keys ? 0 : dim_v);
     if (!fits) {
-        throw Error(Errc::data_exception, message("rows of %u values do not hold keys of %d and values of %d dimensions", a.rows.shape[1], a.dim_k, dim_v));
+        throw Error(Errc::data_exception, message("rows of %u values do not hold keys of %d and values of %d dimensions",
+                                                  a.rows.shape[1], a.dim_k, dim_v));
     }
     const TileShape shape{Codec::f16, static_cast<uint8_t>(a.flags), a.dim_k, dim_v, a.heads};
     tile_capacity(shape);  // refuses dimensions that no tile has

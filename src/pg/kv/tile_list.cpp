@@ -1,8 +1,8 @@
 // Tile lists: made by an index scan under the caller's snapshot, extended as sequences grow, dropped when they turn out stale.
 //
 // A remembered row serves a later snapshot without asking for its visibility when its inserter is known to have committed and
-// nobody has deleted it: the header that led here names its extent and a stop above it, so it was there when the header was written.
-// Any other row is asked under the page's lock, as every scan does.
+// nobody has deleted it: the header that led here names its extent and a stop above it, so it was there when the header was
+// written. Any other row is asked under the page's lock, as every scan does.
 
 #include "pg/kv/tile_list.h"
 
@@ -63,8 +63,8 @@ void add(TileList *list, const TileRef &ref)
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? list->capacity * 2 : 64;
         size_t bytes = sizeof(TileRef) * capacity;
-        list->refs = static_cast<TileRef *>(list->refs ? repalloc_huge(list->refs, bytes)
-                                                       : MemoryContextAllocHuge(list_context, bytes));
+        list->refs =
+            static_cast<TileRef *>(list->refs ? repalloc_huge(list->refs, bytes) : MemoryContextAllocHuge(list_context, bytes));
         listed_bytes += sizeof(TileRef) * (capacity - list->capacity);
         list->capacity = capacity;
     }

@@ -22,10 +22,10 @@ struct TileListKey {
 
 struct TileList {
     TileListKey key;
-    uint64_t storage;     // the file of the table when it was scanned
-    int32_t covered;      // every tile that starts below is listed
+    uint64_t storage;  // the file of the table when it was scanned
+    int32_t covered;   // every tile that starts below is listed
     uint32_t count, capacity;
-    TileRef *refs;        // by position, then head
+    TileRef *refs;  // by position, then head
     uint64_t last_use;
 };
 

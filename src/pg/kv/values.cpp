@@ -60,8 +60,8 @@ TensorHeader *make_tensor(Dtype dtype, int dims, const uint32_t *shape)
         TensorView view;
         view.dims = dims;
         for (int i = 0; i < dims; ++i) view.shape[i] = shape[i];
-        throw Error(Errc::limit_exceeded, message("a tensor of shape %s and dtype %s is larger than %zu bytes", shape_text(view).c_str(),
-                                                  dtype_name(dtype), limit));
+        throw Error(Errc::limit_exceeded, message("a tensor of shape %s and dtype %s is larger than %zu bytes",
+                                                  shape_text(view).c_str(), dtype_name(dtype), limit));
     }
     const size_t bytes = sizeof(TensorHeader) + elements * dtype_bytes(dtype);
     auto *tensor = pg_call([&] { return static_cast<TensorHeader *>(palloc(bytes)); });

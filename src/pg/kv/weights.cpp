@@ -41,8 +41,10 @@ Look read_look(FunctionCallInfo fcinfo)
     look.window = PG_ARGISNULL(5) ? 0 : PG_GETARG_INT32(5);
     look.sinks = PG_ARGISNULL(6) ? 0 : PG_GETARG_INT32(6);
     if (!std::isfinite(scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
-    if (!std::isfinite(softcap) || softcap < 0) throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
-    if (!PG_ARGISNULL(5) && look.window < 1) throw Error(Errc::invalid_parameter, message("window must be at least 1, not %d", look.window));
+    if (!std::isfinite(softcap) || softcap < 0)
+        throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
+    if (!PG_ARGISNULL(5) && look.window < 1)
+        throw Error(Errc::invalid_parameter, message("window must be at least 1, not %d", look.window));
     if (look.sinks < 0) throw Error(Errc::invalid_parameter, message("sinks must be at least 0, not %d", look.sinks));
     look.scale = static_cast<float>(scale);
     look.softcap = static_cast<float>(softcap);
@@ -71,7 +73,8 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
         selection.sights = sights;
         selection.sinks = look.window > 0 ? look.sinks : 0;
         selection.rope = c->rope;
-        const auto h = static_cast<size_t>(tile.head), n = static_cast<size_t>(tile.tokens), first = static_cast<size_t>(tile.first);
+        const auto h = static_cast<size_t>(tile.head), n = static_cast<size_t>(tile.tokens),
+                   first = static_cast<size_t>(tile.first);
         logits((*queries)[h], tile, selection, some);
         const size_t count = std::min(n, static_cast<size_t>(to) - first);
         for (size_t i = 0; i < group; ++i) std::copy_n(some + i * n, count, all + (h * group + i) * total + first);
