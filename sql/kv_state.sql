@@ -63,6 +63,33 @@ COPY copied FROM :'file';
 SELECT count(*) FILTER (WHERE kv.state_send(a.s) = kv.state_send(b.s)) AS same, count(a.s) FROM states a JOIN copied b USING (i);
 SELECT kv.state_send('{1,2;0.5;2;3,4}');
 
+-- COPY ... FROM PROGRAM of a file with one row of one column that holds these bytes
+CREATE FUNCTION pg_temp.receive(type text, value bytea) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  file bytea := '\x5047434f50590aff0d0a00'::bytea || '\x0000000000000000'::bytea
+    || '\x0001'::bytea || int4send(length(value)) || value || '\xffff'::bytea;
+  octal text;
+  result text;
+  state text;
+  message text;
+BEGIN
+  SELECT string_agg(format('\%s%s%s', b / 64, b / 8 % 8, b % 8), '' ORDER BY i) INTO octal
+    FROM (SELECT i, get_byte(file, i) AS b FROM generate_series(0, length(file) - 1) AS i) AS t;
+  EXECUTE format('CREATE TEMP TABLE received (v %s)', type);
+  EXECUTE format('COPY received FROM PROGRAM %L (FORMAT binary)', format('printf ''%s''', octal));
+  SELECT CASE WHEN length(v::text) > 60 THEN format('%s characters', length(v::text)) ELSE v::text END INTO result FROM received;
+  DROP TABLE received;
+  RETURN 'ok: ' || result;
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+  RETURN state || ' | ' || message;
+END $$;
+SELECT what, pg_temp.receive('kv.state', bytes) AS answer FROM (VALUES
+  (1, 'sound', '\x0001000000000001000000020000003f000000400000404000008040'::bytea), (2, 'nothing', '\x'), (3, 'half a header', '\x000100000000'), (4, 'version 2', '\x0002000000000001000000020000003f000000400000404000008040'),
+  (5, 'reserved', '\x0001000100000001000000020000003f000000400000404000008040'), (6, 'no rows', '\x000100000000000000000002'), (7, 'no dimension', '\x0001000000000001000000000000003f00000040'),
+  (8, 'one byte short', '\x0001000000000001000000020000003f0000004000004040000080'), (9, 'one byte long', '\x0001000000000001000000020000003f00000040000040400000804000'), (10, 'huge', '\x00010000ffffffffffffffff'),
+  (11, 'NaN', '\x0001000000000001000000020000c07f000000400000404000008040'), (12, 'l of 0', '\x0001000000000001000000020000003f000000000000404000008040')) AS t(i, what, bytes) ORDER BY i;
+
 -- merging: the algebra by hand, order, empty rows; the aggregate
 SELECT kv.merge('{1,2;0;1;1,0}', '{1,2;0;3;0,9}'), kv.merge('{1,1;0;1;1}', '{1,1;100;1;2}'), kv.merge('{2,1;-inf,1;0,1;0,5}', '{2,1;3,-inf;1,0;7,0}'), kv.merge('{1,1;-inf;0;0}', '{1,1;-inf;0;0}');
 SELECT kv.merge(s::kv.state) FROM unnest(ARRAY['{1,2;0;1;1,0}', NULL, '{1,2;0;3;0,9}', '{1,2;-inf;0;0,0}']) AS s;

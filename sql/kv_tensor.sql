@@ -47,6 +47,33 @@ COPY copied FROM :'file';
 SELECT count(*) FILTER (WHERE kv.tensor_eq(a.t, b.t)) AS same, count(a.t) FROM tensors a JOIN copied b USING (i);
 SELECT kv.tensor_send('f16[2,3]{1,2,3,4,5,6}'), kv.tensor_send('bf16{1,-2}'), kv.tensor_send('[0,7]{}');
 
+-- COPY ... FROM PROGRAM of a file with one row of one column that holds these bytes
+CREATE FUNCTION pg_temp.receive(type text, value bytea) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  file bytea := '\x5047434f50590aff0d0a00'::bytea || '\x0000000000000000'::bytea
+    || '\x0001'::bytea || int4send(length(value)) || value || '\xffff'::bytea;
+  octal text;
+  result text;
+  state text;
+  message text;
+BEGIN
+  SELECT string_agg(format('\%s%s%s', b / 64, b / 8 % 8, b % 8), '' ORDER BY i) INTO octal
+    FROM (SELECT i, get_byte(file, i) AS b FROM generate_series(0, length(file) - 1) AS i) AS t;
+  EXECUTE format('CREATE TEMP TABLE received (v %s)', type);
+  EXECUTE format('COPY received FROM PROGRAM %L (FORMAT binary)', format('printf ''%s''', octal));
+  SELECT CASE WHEN length(v::text) > 60 THEN format('%s characters', length(v::text)) ELSE v::text END INTO result FROM received;
+  DROP TABLE received;
+  RETURN 'ok: ' || result;
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+  RETURN state || ' | ' || message;
+END $$;
+SELECT pg_temp.receive('kv.tensor', kv.tensor_send('f16[2,3]{1,2,3,4,5,6}')), pg_temp.receive('kv.tensor', kv.tensor_send('bf16{NaN,-Infinity}')), pg_temp.receive('kv.tensor', kv.tensor_send('[0,7]{}'));
+SELECT what, pg_temp.receive('kv.tensor', bytes) AS answer FROM (VALUES
+  (1, 'nothing', '\x'::bytea), (2, 'half a header', '\x0100'), (3, 'version 2', '\x02000100000000013f800000'), (4, 'dtype 3', '\x01030100000000013f800000'), (5, 'no dimension', '\x010000003f800000'),
+  (6, '6 dimensions', '\x010006000000000100000001000000010000000100000001000000010000803f'), (7, 'reserved', '\x010001010000000100000000'), (8, 'no shape', '\x01000100'), (9, 'one byte short', '\x0100010000000001000080'),
+  (10, 'one byte long', '\x01000100000000010000803f00'), (11, 'huge', '\x01000200ffffffffffffffff'), (12, 'huge and empty', '\x0100030000000000ffffffffffffffff'), (13, 'sound', '\x01000100000000010000803f')) AS t(i, what, bytes) ORDER BY i;
+
 -- arrays of any dimensions
 SELECT ARRAY[[1,2],[3,4]]::kv.tensor AS int, '{{{1.5,NaN}},{{-Infinity,2}}}'::real[]::kv.tensor AS real, '{1e-60,0.1}'::float8[]::kv.tensor AS double,
        '{0.1,NaN}'::numeric[]::kv.tensor AS numeric, '{}'::real[]::kv.tensor AS empty, '[5:6]={1,2}'::int[]::kv.tensor AS bounds;
@@ -93,6 +120,10 @@ SELECT * FROM pg_temp.try_all(ARRAY[$$kv.at('{1,2}', 0)$$, $$kv.at('{{1,2}}', 1)
 -- comparison: dtype, shape and bytes; errors
 SELECT '{1,2}'::kv.tensor = '{1,2}' AS eq, '{1,2}'::kv.tensor = '{{1,2}}' AS shape, '{1,2}'::kv.tensor = 'f16{1,2}' AS dtype, '{NaN}'::kv.tensor = '{NaN}' AS nan, '{0}'::kv.tensor = '{-0}' AS zero,
        '{1,2}'::kv.tensor <> '{1,3}' AS ne, ARRAY[1,2]::real[] = ARRAY[1,2]::real[] AS arrays, '[1,2]'::vector = '[1,2]' AS vectors;
+SELECT t, count(*) FROM unnest(ARRAY['{1,2}', 'f16{1,2}', '{{1,2}}', '{1,2}', '{1,3}', '{-0}', '{0}']::kv.tensor[]) AS t GROUP BY t ORDER BY t::text;
+SELECT count(*) AS pairs FROM tensors a JOIN copied b ON a.t = b.t;
+SELECT kv.tensor_hash('{1,2}') = kv.tensor_hash('f32[2]{1,2}') AS same, kv.tensor_hash('{1,2}') <> kv.tensor_hash('{{1,2}}') AS shape, kv.tensor_hash_extended('{1,2}', 0)::bit(32) = kv.tensor_hash('{1,2}')::bit(32) AS extended,
+       kv.tensor_hash_extended('{1,2}', 1) <> kv.tensor_hash_extended('{1,2}', 2) AS seed;
 SELECT kv.max_error('{1,2,-3}', 'f16{1,2.5,-2.75}'), kv.max_error('{-Infinity,1}', '{-Infinity,1}'), kv.max_error('{Infinity}', '{-Infinity}'), kv.max_error('{NaN,9}', '{1,1}'), kv.max_error('{}', '{}');
 SELECT kv.relative_error('{3,4}', '{3,5}')::numeric(10,8) AS r, kv.relative_error('{0}', '{0}') AS zero, kv.relative_error('{1}', '{0}') AS inf, kv.relative_error('{NaN}', '{1}') AS nan;
 SELECT kv.max_error(a, b), kv.relative_error(a, a) FROM (SELECT array_agg(i)::kv.tensor AS a, array_agg(i + CASE WHEN i = 1999 THEN 0.5 ELSE 0 END)::kv.tensor AS b FROM generate_series(1, 2000) AS i) AS t;

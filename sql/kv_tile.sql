@@ -112,6 +112,31 @@ SELECT what, regexp_replace(pg_temp.attempt(format('SELECT (%L)::kv.tile IS NULL
     (15, 'reserved', set_byte(bytes, 14, 1))) AS t(i, what, value) ORDER BY i;
 SELECT pg_temp.attempt(format('SELECT %L::kv.tile', value)) FROM unnest(ARRAY['', 'x', '\x', '\x0', '\xzz', '\x01']) WITH ORDINALITY AS t(value, i) ORDER BY i;
 
+-- COPY ... FROM PROGRAM of a file with one row of one column that holds these bytes
+CREATE FUNCTION pg_temp.receive(type text, value bytea) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  file bytea := '\x5047434f50590aff0d0a00'::bytea || '\x0000000000000000'::bytea
+    || '\x0001'::bytea || int4send(length(value)) || value || '\xffff'::bytea;
+  octal text;
+  result text;
+  state text;
+  message text;
+BEGIN
+  SELECT string_agg(format('\%s%s%s', b / 64, b / 8 % 8, b % 8), '' ORDER BY i) INTO octal
+    FROM (SELECT i, get_byte(file, i) AS b FROM generate_series(0, length(file) - 1) AS i) AS t;
+  EXECUTE format('CREATE TEMP TABLE received (v %s)', type);
+  EXECUTE format('COPY received FROM PROGRAM %L (FORMAT binary)', format('printf ''%s''', octal));
+  SELECT CASE WHEN length(v::text) > 60 THEN format('%s characters', length(v::text)) ELSE v::text END INTO result FROM received;
+  DROP TABLE received;
+  RETURN 'ok: ' || result;
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+  RETURN state || ' | ' || message;
+END $$;
+SELECT what, regexp_replace(pg_temp.receive('kv.tile', value), '^ok: .*', 'ok') AS answer
+  FROM wire, LATERAL (VALUES (1, 'as it is', bytes), (2, 'nothing', '\x'::bytea), (3, 'without its end', substr(bytes, 1, length(bytes) - 1)), (4, 'longer', bytes || '\x00'), (5, 'checksum', set_byte(bytes, 20, get_byte(bytes, 20) # 1)),
+    (6, 'codec', set_byte(bytes, 2, 99)), (7, 'more than a page', bytes || decode(repeat('00', 8200), 'hex'))) AS t(i, what, value) ORDER BY i;
+
 -- damaged in the table: kv.check says what is wrong, and functions do not crash. A type of bytes that is cast as it lies stands for a bad disk.
 SET client_min_messages = warning;
 CREATE TYPE raw_tile;

@@ -46,13 +46,15 @@ class PostgresCache:
         tensors.register(self.connection)
         self.name, self.model, self.length = name, config.name, 0
         self.sequences = list(range(1, batch + 1))
-        self.connection.execute("SELECT kv.drop_cache(c.name) FROM kv.caches c WHERE c.name = to_regclass(%s)", (name,))
+        self.connection.execute("SELECT kv.drop_cache(cache) FROM kv.caches WHERE cache = to_regclass(%s)", (name,))
         self.connection.execute(
             """SELECT kv.create_cache(%s, layers => %s, q_heads => %s, kv_heads => %s, head_dim => %s, codec => %s, model => %s,
                 revision => %s, rope_theta => %s, rope_dims => %s, rope_pairing => 'interleaved')""",
             (name, config.layers, config.q_heads, config.kv_heads, config.dim, codec, config.name, config.revision)
             + (config.rope_theta, config.dim),
         )
+        nothing = np.empty((config.layers, batch, config.kv_heads, 0, config.dim), np.float16)
+        self.append(nothing, nothing)  # the sequences exist before they have a token
 
     def run(self, query, parameters):
         return self.connection.execute(query, parameters, prepare=True, binary=True).fetchone()[0]

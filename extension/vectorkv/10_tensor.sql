@@ -68,7 +68,7 @@ CREATE FUNCTION kv.concat(a kv.tensor, b kv.tensor, dim integer) RETURNS kv.tens
     AS 'MODULE_PATHNAME', 'kv_tensor_concat' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION kv.concat(kv.tensor, kv.tensor, integer) IS 'two tensors joined at one dimension, from 0';
 
--- comparison: the same dtype, shape and bytes
+-- comparison: the same dtype, shape and bytes; for GROUP BY, DISTINCT and hash joins
 
 CREATE FUNCTION kv.tensor_eq(kv.tensor, kv.tensor) RETURNS boolean
     AS 'MODULE_PATHNAME', 'kv_tensor_eq' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -79,7 +79,7 @@ CREATE FUNCTION kv.tensor_ne(kv.tensor, kv.tensor) RETURNS boolean
 CREATE OPERATOR kv.= (
     LEFTARG = kv.tensor, RIGHTARG = kv.tensor, FUNCTION = kv.tensor_eq,
     COMMUTATOR = OPERATOR(kv.=), NEGATOR = OPERATOR(kv.<>),
-    RESTRICT = eqsel, JOIN = eqjoinsel
+    RESTRICT = eqsel, JOIN = eqjoinsel, HASHES
 );
 
 CREATE OPERATOR kv.<> (
@@ -87,6 +87,18 @@ CREATE OPERATOR kv.<> (
     COMMUTATOR = OPERATOR(kv.<>), NEGATOR = OPERATOR(kv.=),
     RESTRICT = neqsel, JOIN = neqjoinsel
 );
+
+CREATE FUNCTION kv.tensor_hash(kv.tensor) RETURNS integer
+    AS 'MODULE_PATHNAME', 'kv_tensor_hash' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION kv.tensor_hash_extended(kv.tensor, bigint) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'kv_tensor_hash_extended' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE OPERATOR CLASS kv.tensor_hash_ops
+    DEFAULT FOR TYPE kv.tensor USING hash AS
+    OPERATOR 1 kv.=,
+    FUNCTION 1 kv.tensor_hash(kv.tensor),
+    FUNCTION 2 kv.tensor_hash_extended(kv.tensor, bigint);
 
 CREATE FUNCTION kv.max_error(a kv.tensor, b kv.tensor) RETURNS double precision
     AS 'MODULE_PATHNAME', 'kv_tensor_max_error' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;

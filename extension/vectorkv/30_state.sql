@@ -45,6 +45,6 @@ COMMENT ON FUNCTION kv.finish(kv.state) IS
 -- head does not serve are empty. scale null: 1 / sqrt(dim). softcap null or 0: none, else softcap * tanh(logit / softcap).
 CREATE FUNCTION kv.partial(q kv.tensor, tile kv.tile, scale double precision DEFAULT NULL, softcap double precision DEFAULT NULL)
     RETURNS kv.state
-    AS 'MODULE_PATHNAME', 'kv_partial' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 500;
+    AS 'MODULE_PATHNAME', 'kv_partial' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 300;
 COMMENT ON FUNCTION kv.partial(kv.tensor, kv.tile, double precision, double precision) IS 'attention of q over the tokens of a tile';
 

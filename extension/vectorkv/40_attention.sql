@@ -6,13 +6,13 @@
 -- function is what it takes, roughly, so that parallel plans are considered for large caches.
 
 CREATE FUNCTION kv.attention_step(kv.state, kv.tensor, kv.tile) RETURNS kv.state
-    AS 'MODULE_PATHNAME', 'kv_attention_step' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 500;
+    AS 'MODULE_PATHNAME', 'kv_attention_step' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
 
 CREATE FUNCTION kv.attention_step(kv.state, kv.tensor, kv.tile, double precision) RETURNS kv.state
-    AS 'MODULE_PATHNAME', 'kv_attention_step' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 500;
+    AS 'MODULE_PATHNAME', 'kv_attention_step' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
 
 CREATE FUNCTION kv.attention_step(kv.state, kv.tensor, kv.tile, double precision, double precision) RETURNS kv.state
-    AS 'MODULE_PATHNAME', 'kv_attention_step' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 500;
+    AS 'MODULE_PATHNAME', 'kv_attention_step' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
 
 CREATE FUNCTION kv.attention_output(kv.state) RETURNS kv.tensor
     AS 'MODULE_PATHNAME', 'kv_state_output' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;

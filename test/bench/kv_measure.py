@@ -106,7 +106,9 @@ def share(server, source, options):
             yield f"{shape.name} {codec}", share_one(server, problem, codec, options.seconds)
 
 
-AGGREGATE = "SELECT kv.attention(%s, tile) FROM bench_parallel_sealed WHERE layer = 0"
+AGGREGATE = """PREPARE bench_aggregate AS
+    SELECT kv.attention((SELECT q FROM bench_query), tile) FROM bench_parallel_sealed WHERE layer = 0"""
+RUN_AGGREGATE = "EXECUTE bench_aggregate"
 
 
 def nodes(plan):
@@ -115,26 +117,42 @@ def nodes(plan):
         yield from nodes(child)
 
 
+def workers_of(server, query):
+    plan = server.run("EXPLAIN (ANALYZE, FORMAT JSON) " + query).fetchone()[0][0]["Plan"]
+    return sum(node.get("Workers Launched", 0) for node in nodes(plan))
+
+
 @guarded
 def parallel_one(server, problem, codec, workers, options):
+    """The plan is made as if the leader would help, since one worker alone is not worth a parallel plan; then it does not help."""
     cache = Cache(server, "bench_parallel", 1, problem.shape, codec)
     try:
         cache.fill(problem)
         server.run("SELECT kv.seal('bench_parallel', 1)")
         server.run("VACUUM (FREEZE, ANALYZE) bench_parallel_sealed")
-        server.run("SET max_parallel_workers_per_gather = %d" % workers)
-        server.run("ALTER TABLE bench_parallel_sealed SET (parallel_workers = %d)" % workers)
-        server.run("SET parallel_leader_participation = %s" % ("off" if workers else "on"))
-        q = problem.q[0]
-        plan = server.run("EXPLAIN (ANALYZE, FORMAT JSON) " + AGGREGATE, q).fetchone()[0][0]["Plan"]
-        launched = sum(node.get("Workers Launched", 0) for node in nodes(plan))
+        server.run("CREATE TABLE bench_query AS SELECT %s::kv.tensor AS q", problem.q[0])
+        server.run(f"SET max_parallel_workers_per_gather = {workers}")
+        server.run(f"ALTER TABLE bench_parallel_sealed SET (parallel_workers = {workers})")
+        server.run("SET plan_cache_mode = force_generic_plan")
+        server.run("SET parallel_setup_cost = 0")
+        server.run(AGGREGATE)
+        server.one(RUN_AGGREGATE)
+        server.run(f"SET parallel_leader_participation = {'off' if workers else 'on'}")
+        launched = workers_of(server, RUN_AGGREGATE)
         if launched != workers:
             raise Refused(f"{launched} workers were started, not {workers}")
-        cache.judge(problem, server.one(AGGREGATE, q)[None])
-        return {**server.timed(lambda: server.one(AGGREGATE, q), options.seconds).figures(), "workers": launched}
+        cache.judge(problem, server.one(RUN_AGGREGATE)[None])
+        return {**server.timed(lambda: server.one(RUN_AGGREGATE), options.seconds).figures(), "workers": launched}
     finally:
-        server.run("RESET max_parallel_workers_per_gather")
-        server.run("RESET parallel_leader_participation")
+        for setting in (
+            "max_parallel_workers_per_gather",
+            "parallel_leader_participation",
+            "plan_cache_mode",
+            "parallel_setup_cost",
+        ):
+            server.run(f"RESET {setting}")
+        server.run("DEALLOCATE ALL")
+        server.run("DROP TABLE IF EXISTS bench_query")
         cache.drop()
 
 
@@ -205,23 +223,26 @@ def bulk(server, source, options):
 
 @guarded
 def token_one(server, source, codec, tail, commit, tokens):
-    """One token of all layers a call and transaction, sealing included, behind a prompt of 512."""
+    """One token of all layers a call and transaction behind a prompt of 512; every token's WAL, sealing included."""
     k, v = model_tensors(source, PREFILL + tokens)
     cache = Cache(server, "bench_token", TOKEN_LAYERS, token_shape(PREFILL + tokens, 1), codec, tail=tail)
     try:
         cache.append(1, k[:, :, :PREFILL], v[:, :, :PREFILL])
         pieces = [[np.ascontiguousarray(a[:, :, t : t + 1]) for a in (k, v)] for t in range(PREFILL, PREFILL + tokens)]
-        server.run("SET synchronous_commit = %s" % commit)
+        given = sum(a.nbytes for a in pieces[0])
+        server.run(f"SET synchronous_commit = {commit}")
         server.run("CHECKPOINT")
-        wal, times = server.wal(), Times()
+        positions, times = [server.wal()], Times()
         for piece in pieces:
             server.time_into(times, lambda p=piece: cache.append(1, *p))
-        wal = server.wal() - wal
+            positions.append(server.wal())
         check_stored(cache, k, v, codec)
+        wal = np.diff(positions)
         return {
             **times.figures(),
-            "wal": wal / tokens,
-            "wal_share": wal / tokens / (pieces[0][0].nbytes + pieces[0][1].nbytes),
+            "wal": float(wal.mean()),
+            "wal_share": float(wal.mean()) / given,
+            "wal_share_plain": float(np.median(wal)) / given,
         }
     finally:
         server.run("RESET synchronous_commit")
@@ -254,7 +275,7 @@ def storage_one(server, source, codec):
             "all": sum(sizes.values()) / tokens / raw,
             "raw": raw,
             "sealed_tokens": sealed,
-            **sizes,
+            "bytes": sizes,
         }
     finally:
         cache.drop()

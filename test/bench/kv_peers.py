@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 
 import kv_data
 import numpy as np
+import report
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
@@ -282,6 +284,14 @@ def markdown(results, shapes, threads):
     return "\n".join(lines) + "\n"
 
 
+def about():
+    """The machine and the versions, as lines of Markdown."""
+    with open("/proc/loadavg") as file:
+        load = " ".join(file.read().split()[:3])
+    names = [f"{name} {version(name)}" for name in ("numpy", "torch") if importlib.util.find_spec(name)]
+    return f"machine: {report.machine()}  \npackages: {', '.join(names)}  \nload average at the end: {load}  \n\n"
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data")
@@ -292,6 +302,10 @@ def arguments():
     parser.add_argument("--peers", default="all", help="names separated by semicolons")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long each is timed")
     parser.add_argument("--json")
+    parser.add_argument(
+        "--document", help="file whose section between <!-- bench NAME --> and <!-- /bench --> is replaced"
+    )
+    parser.add_argument("--section", metavar="NAME", help="the NAME of that section")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--shelf", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -310,7 +324,10 @@ def main():
     if options.json:
         with open(options.json, "w") as file:
             json.dump(results, file, indent=1)
-    print(markdown(results, shapes, threads))
+    text = about() + markdown(results, shapes, threads)
+    print(text)
+    if options.document:
+        report.replace_section(options.document, options.section, text)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ foreach my $round (1 .. $rounds)
 		unlike($error, qr/ERROR/, "$name: no error");
 		my $state = state_after($client, $done, $name);
 		ok($state, "$name: every token of $done transactions");
-		$client->{model} = $state or BAIL_OUT('what is there is not known any more');
+		$client->{model} = $state or die 'what is there is not known any more';
 		$acknowledged += $done;
 		adopt_lengths($client) if $client->{prefix};
 	}

@@ -82,6 +82,7 @@ TEST_P(EachLevel, EveryCodecAndShape)
     for (const Codec codec : kAll)
         for (const int dim : {1, 2, 20, 64, 80, 96, 128, 129, 256, 1024}) {
             const TileShape shape{codec, 0, dim, dim, 1};
+            if (dim == 1024 && bits_of(codec) == 3) continue;  // no token has room: words of 32 tokens are too many
             const int full = tile_capacity(shape);
             for (const int tokens : {1, 2, 15, 31, full, 2 * full + 3})
                 for (const int rows : {1, 3, 4, 9}) {

@@ -76,11 +76,14 @@ public:
           selection_(selection),
           job_{&tile, is_rotated(tile.codec) ? levels(bits_of(tile.codec)) : nullptr},
           rotated_(is_rotated(tile.codec)),
-          direct_keys_(scores_kernel() && !tile.before_rope() && !tile.values_in_keys()),
+          direct_keys_(scores_kernel() && !tile.before_rope() && !tile.values_in_keys() && bytes_behind_keys() >= 64),
           direct_values_(values_kernel() && !tile.values_in_keys() && (tile.codec == Codec::f16 || tile.tokens <= kMostTokens)),
-          queries_(forms.in_basis(rotated_ && !tile.before_rope(), direct_keys_ && tile.codec != Codec::f16)),
+          queries_(forms.in_basis(rotated_ && !tile.before_rope(), direct_keys_ && tile.codec != Codec::f16, kernels_)),
           stride_(padded(static_cast<size_t>(tile.tokens), kScorePad) + kScorePad)
     {
+        if (!selection.next) return;
+        ahead_.at = static_cast<const uint8_t *>(selection.next);
+        ahead_.end = ahead_.at + kTileHeaderBytes + kMaxTileData;
     }
 
     int rows_at_once() const { return direct_keys_ && direct_values_ ? kRowsAtOnce : kRowsOfBlocks; }
@@ -118,7 +121,7 @@ public:
             for (int r = 0; r < rows; r += kRowsAtOnce) {
                 const auto at = static_cast<size_t>(r);
                 values_kernel()(
-                    {job_, weights + at * stride_, stride_, std::min(kRowsAtOnce, rows - r), o + at * o_stride, o_stride});
+                    {job_, weights + at * stride_, stride_, std::min(kRowsAtOnce, rows - r), o + at * o_stride, o_stride, &ahead_});
             }
             return;
         }
@@ -144,10 +147,16 @@ private:
     ScoresKernel scores_kernel() const { return kernels_.scores[static_cast<int>(tile_.codec)]; }
     ValuesKernel values_kernel() const { return kernels_.values[static_cast<int>(tile_.codec)]; }
 
+    
+
+// Direct kernels read whole vectors of tokens: that must stay within the tile.
+    size_t bytes_behind_keys() const { return static_cast<size_t>((tile_.tokens + 1) / 2 * tile_.dim_v) * 4; }
+
     QueryRows query_rows(int row, int rows) const
     {
         QueryRows part = queries_;
         const auto at = static_cast<size_t>(row);
+        
         part.q += at * part.stride;
         if (part.digits) {
             part.digits += at * part.stride;
@@ -162,7 +171,7 @@ private:
     {
         for (int r = 0; r < rows; r += kRowsAtOnce)
             scores_kernel()(
-                {job_, query_rows(row + r, std::min(kRowsAtOnce, rows - r)), out + static_cast<size_t>(r) * stride_, stride_});
+                {job_, query_rows(row + r, std::min(kRowsAtOnce, rows - r)), out + static_cast<size_t>(r) * stride_, stride_, &ahead_});
     }
 
     void blocks_of_scores(int row, int rows, float *out)
@@ -213,6 +222,7 @@ private:
     const bool rotated_, direct_keys_, direct_values_;
     const QueryRows &queries_;
     const size_t stride_;
+    Ahead ahead_;
 };
 
 }  // namespace
@@ -222,11 +232,35 @@ struct Accumulator::Parts {
     size_t stride = 0;
     std::vector<float> m;
     std::vector<double> l;
+    Scratch<float> lanes;  // [rows][16]: what has come to l since tiles_in_lanes was 0
+    int tiles_in_lanes = 0;
     Scratch<float> o;
     // Sums in the rotated basis: of rotated_dim dimensions, 0 when there are none.
     int rotated_dim = 0;
     size_t rotated_stride = 0;
     Scratch<float> rotated;
+
+    // Sums of floats stay short, so that they stay exact.
+    static constexpr int kMostInLanes = 64;
+
+    double sum_of_lanes(int r) const
+    {
+        double sum = 0;
+        for (int i = 0; i < kBlock; i++) sum += static_cast<double>(lanes.data()[r * kBlock + i]);
+        return sum;
+    }
+    double l_of(int r) const { return l[static_cast<size_t>(r)] + (tiles_in_lanes ? sum_of_lanes(r) : 0); }
+    void empty_lanes()
+    {
+        for (int r = 0; r < rows && tiles_in_lanes; r++) l[static_cast<size_t>(r)] += sum_of_lanes(r);
+        tiles_in_lanes = 0;
+    }
+    // Before a tile is added.
+    void use_lanes()
+    {
+        if (tiles_in_lanes == kMostInLanes) empty_lanes();
+        if (tiles_in_lanes++ == 0) std::fill_n(lanes.data(), static_cast<size_t>(rows) * kBlock, 0.0f);
+    }
 
     float *row(int r) const { return o.data() + static_cast<size_t>(r) * stride; }
     float *rotated_row(int r) const { return rotated.data() + static_cast<size_t>(r) * rotated_stride; }
@@ -259,8 +293,9 @@ struct Accumulator::Parts {
         rotated_dim = 0;
     }
 
-    void scale_row(const AttendKernels &kernels, int r, float factor) const
+    void scale_row(const AttendKernels &kernels, int r, float factor)
     {
+        l[static_cast<size_t>(r)] *= static_cast<double>(factor);
         kernels.scale(row(r), stride, factor);
         if (rotated_dim) kernels.scale(rotated_row(r), rotated_stride, factor);
     }
@@ -283,6 +318,8 @@ void Accumulator::reset(int rows, int dim_v)
     parts.stride = padded(static_cast<size_t>(dim_v), kBlock);
     parts.m.assign(static_cast<size_t>(rows), kNothing);
     parts.l.assign(static_cast<size_t>(rows), 0.0);
+    parts.lanes.get(static_cast<size_t>(rows) * kBlock);
+    parts.tiles_in_lanes = 0;
     const size_t n = static_cast<size_t>(rows) * parts.stride;
     std::fill_n(parts.o.get(n), n, 0.0f);
     parts.rotated_dim = 0;
@@ -300,6 +337,7 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
         throw Error(Errc::data_exception,
                     "there are " + std::to_string(forms.rows) + " rows of queries, not " + std::to_string(parts.rows));
     TilePass pass(forms, tile, selection);
+    parts.use_lanes();
     if (pass.rotated_values()) parts.use_rotated(pass.values_dim());
     const int most = std::min(pass.rows_at_once(), forms.rows);
     float *scores = forms.scores.get(static_cast<size_t>(most) * pass.stride());
@@ -310,7 +348,7 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
         const int rows = (forms.rows - row) / (chunks - chunk);
         if (pass.scores(row, rows, scores)) {
             if (pass.kernels().softmax({scores, pass.stride(), rows, tile.tokens, &parts.m[static_cast<size_t>(row)],
-                                        &parts.l[static_cast<size_t>(row)], forms.factors.data()}))
+                                        parts.lanes.data() + static_cast<size_t>(row) * kBlock, forms.factors.data()}))
                 for (int r = 0; r < rows; r++)
                     if (forms.factors[static_cast<size_t>(r)] != 1)
                         parts.scale_row(pass.kernels(), row + r, forms.factors[static_cast<size_t>(r)]);
@@ -327,13 +365,13 @@ void Accumulator::merge(const float *m, const float *l, const float *o)
 {
     Parts &parts = *parts_;
     const AttendKernels &kernels = attend_kernels(simd::active_level());
+    parts.empty_lanes();
     for (int r = 0; r < parts.rows; r++) {
         const auto at = static_cast<size_t>(r);
         if (m[r] == kNothing) continue;
         if (m[r] > parts.m[at]) {
             const double factor = std::exp(static_cast<double>(parts.m[at]) - static_cast<double>(m[r]));
             parts.scale_row(kernels, r, static_cast<float>(factor));
-            parts.l[at] *= factor;
             parts.m[at] = m[r];
         }
         const double factor = std::exp(static_cast<double>(m[r]) - static_cast<double>(parts.m[at]));
@@ -350,7 +388,7 @@ void Accumulator::state(float *m, float *l, float *o) const
     for (int r = 0; r < parts.rows; r++) {
         const auto at = static_cast<size_t>(r);
         if (m) m[r] = parts.m[at];
-        if (l) l[r] = static_cast<float>(parts.l[at]);
+        if (l) l[r] = static_cast<float>(parts.l_of(r));
         if (o) parts.sum_of(r, o + at * static_cast<size_t>(parts.dim_v));
     }
 }
@@ -360,7 +398,7 @@ void Accumulator::finish(float *output, float *lse) const
     const Parts &parts = *parts_;
     for (int r = 0; r < parts.rows; r++) {
         const auto at = static_cast<size_t>(r);
-        const double l = parts.l[at];
+        const double l = parts.l_of(r);
         if (lse) lse[r] = l > 0 ? static_cast<float>(static_cast<double>(parts.m[at]) + std::log(l)) : kNothing;
         if (!output) continue;
         float *out = output + at * static_cast<size_t>(parts.dim_v);

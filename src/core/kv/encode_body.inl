@@ -207,13 +207,58 @@ void encode_int8(const PlaneJob &job, Block block)
 
 // ---- uniform ---------------------------------------------------------------------------------------------------------------
 
-inline uint16_t uniform_step(float low, float high, float top)
+// Codes of part of a token, x ~ least + step * code.
+struct Line {
+    Floats least, step;
+};
+
+inline Floats code_of(Floats x, Floats least, Floats inverse, Floats top)
 {
-    if (high <= low) return 0;
-    uint16_t half = store_half((high - low) / top);
-    if (low + load_half(half) * (top + 0.5f) < high) ++half;
-    if (low + load_half(half) * top > kHalfMost) --half;
-    return half;
+    // Rounded and still a float: exact, as whole numbers are.
+    return smaller(larger((x - least) * inverse, all(0)), top) + kRounder - kRounder;
+}
+
+// The line through n values by least squares. Codes of the whole range waste levels on a few outlying values, so narrower ranges
+// are tried too, and values beyond them take the last code; the line that leaves the least squared error is kept.
+Line best_line(const float *x, int n, float top_code)
+{
+    constexpr float kRanges[] = {1, 0.9f, 0.8f, 0.7f, 0.6f};
+    Floats low = load(x), high = low;
+    for (int d = 1; d < n; ++d) {
+        low = smaller(load(x + d * kLanes), low);
+        high = larger(load(x + d * kLanes), high);
+    }
+    const Floats middle = (low + high) * 0.5f, top = all(top_code);
+    const float part = 1 / static_cast<float>(n);
+    Floats mean = {};  // of values from the middle, as everything below
+    for (int d = 0; d < n; ++d) mean += load(x + d * kLanes) - middle;
+    mean *= part;
+    Line best = {middle, {}};
+    Floats gain = {};
+    for (const float range : kRanges) {
+        const Floats half = (high - middle) * range, inverse = half > 0 ? top / (half + half) : all(0);
+        Floats sum = {}, square = {}, product = {};
+        for (int d = 0; d < n; ++d) {
+            const Floats value = load(x + d * kLanes) - middle, code = code_of(value, -half, inverse, top);
+            sum += code;
+            square += code * code;
+            product += code * value;
+        }
+        const Floats variance = square - sum * sum * part, covariance = product - sum * mean;
+        const Floats step = variance > 0 ? covariance / variance : all(0), reached = covariance * step;
+        best.least = reached > gain ? middle + mean - step * sum * part : best.least;
+        best.step = reached > gain ? step : best.step;
+        gain = larger(reached, gain);
+    }
+    return best;
+}
+
+// Rounds a line to halves, such that all its values are finite halves.
+inline void round_line(float least, float step, float top, uint16_t *least_half, uint16_t *step_half)
+{
+    *least_half = store_half(least < -kHalfMost ? -kHalfMost : least > kHalfMost ? kHalfMost : least);
+    *step_half = store_half(step);
+    if (load_half(*least_half) + load_half(*step_half) * top > kHalfMost && *step_half) --*step_half;
 }
 
 void encode_uniform(const PlaneJob &job, Block block)
@@ -222,25 +267,20 @@ void encode_uniform(const PlaneJob &job, Block block)
     const int groups = (job.dim + kGroup - 1) / kGroup;
     const float top = static_cast<float>((1 << job.bits) - 1);
     for (int base = 0, group = 0; base < job.dim; base += kGroup, ++group) {
-        const int end = base + kGroup < job.dim ? base + kGroup : job.dim;
+        const int n = job.dim - base < kGroup ? job.dim - base : kGroup;
         uint16_t steps[kLanes], minima[kLanes];
         for (int lane = 0; lane < kLanes; lane += kVector) {
-            float inverse[kVector];
-            Floats low = load(job.x + base * kLanes + lane), high = low;
-            for (int d = base + 1; d < end; ++d) {
-                const Floats x = load(job.x + d * kLanes + lane);
-                low = smaller(x, low);
-                high = larger(x, high);
-            }
+            const float *x = job.x + base * kLanes + lane;
+            const Line line = best_line(x, n, top);
+            float least[kVector], inverse[kVector];
             for (int t = 0; t < kVector; ++t) {
-                minima[lane + t] = store_half(low[t]);
-                steps[lane + t] = uniform_step(low[t], high[t], top);
+                round_line(line.least[t], line.step[t], top, minima + lane + t, steps + lane + t);
+                least[t] = load_half(minima[lane + t]);
                 inverse[t] = steps[lane + t] ? 1 / load_half(steps[lane + t]) : 0;
             }
-            const Floats factor = load(inverse);
-            for (int d = base; d < end; ++d) {
-                const Floats code = smaller((load(job.x + d * kLanes + lane) - low) * factor, all(top));
-                store_codes(rounded(code), job.bytes + d * kLanes + lane);
+            for (int d = 0; d < n; ++d) {
+                const Floats code = code_of(load(x + d * kLanes), load(least), load(inverse), all(top));
+                store_codes(rounded(code), job.bytes + (base + d) * kLanes + lane);
             }
         }
         store_scales(job, block, group, steps);

@@ -48,6 +48,15 @@ inline Vec vmax(Vec a, Vec b)
     const IVec greater = (IVec)(a > b);
     return (Vec)(((IVec)a & greater) | ((IVec)b & ~greater));
 }
+inline bool any_greater(Vec a, Vec b)
+{
+    const IVec greater = (IVec)(a > b);
+    return (greater[0] | greater[1] | greater[2] | greater[3]) != 0;
+}
+inline Vec rounded(Vec a) { return (a + 12582912.0f) - 12582912.0f; }  // 1.5 * 2^23
+inline Vec times_power(Vec a, Vec n) { return a * (Vec)((__builtin_convertvector(n, IVec) + 127) << 23); }
+inline Vec zero_below(Vec a, Vec x, float least) { return (Vec)((IVec)a & (IVec)(x >= least)); }
+
 inline float largest(Vec a)
 {
     const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
@@ -74,6 +83,8 @@ extern constinit const AttendKernels kPlainAttend = {
     .block_values = block_values,
     .rope_block = rope_block,
     .softmax = softmax,
+    .digits = nullptr,
+    
     .softcap = softcap,
     .scale = scale,
 };

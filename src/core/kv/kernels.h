@@ -28,9 +28,15 @@ struct TileJob {
     const int8_t *levels = nullptr;
 };
 
+// Memory that will be needed soon: kernels fetch lines of it along the way.
+struct Ahead {
+    const uint8_t *at = nullptr, *end = nullptr;
+};
+
 // Rows of queries in the basis of a tile, scaled. Digits: q = step * (digit0 + 256 digit1 + 65536 digit2), digits signed bytes.
 struct QueryRows {
-    const float *q = nullptr;             // [rows][stride], zeros beyond the dimension
+    const float *q = nullptr;  // [rows][stride], zeros beyond the dimension
+    
     const uint32_t *digits = nullptr;     // [rows][stride / 4][4]: word i of four = digit i of four dims (word 3 is zero)
     const int32_t *digit_sums = nullptr;  // [rows][stride / kRowPad][4]: sums over kRowPad dims
     const float *steps = nullptr;         // [rows]
@@ -44,7 +50,7 @@ struct ScoreJob {
     QueryRows queries;
     float *out = nullptr;
     size_t stride = 0;
-    const uint8_t *prefetch = nullptr;  // lines to fetch along the way, or null
+    Ahead *ahead = nullptr;  // never null
 };
 
 // o [rows][o_stride] += weights * values. weights [rows][stride], zero beyond the tokens, up to the padding. o_stride: multiple
@@ -56,7 +62,7 @@ struct ValueJob {
     int rows = 0;
     float *o = nullptr;
     size_t o_stride = 0;
-    const uint8_t *prefetch = nullptr;
+    Ahead *ahead = nullptr;  // never null
 };
 
 // One step of the online softmax: scores [rows][stride] become weights exp(score - m), zero beyond the tokens up to the padding.
@@ -65,8 +71,17 @@ struct SoftmaxJob {
     size_t stride = 0;
     int rows = 0, tokens = 0;
     float *m = nullptr;        // [rows], largest score so far
-    double *l = nullptr;       // [rows]
+    float *l = nullptr;  // [rows][16], sums of weights in lanes
     float *factors = nullptr;  // [rows], written: what sums so far must be multiplied with
+};
+
+// Digits of one row of queries, as in QueryRows: q [stride] -> digits [stride], sums [stride / kRowPad][4], *step.
+struct DigitJob {
+    const float *q = nullptr;
+    size_t stride = 0;
+    uint32_t *digits = nullptr;
+    int32_t *sums = nullptr;
+    float *step = nullptr;
 };
 
 // `count` tokens from token t0 (a multiple of 16) on. Keys: out [dim_k][16], lanes beyond count zero. Values: out [count][stride].
@@ -108,14 +123,16 @@ struct RopeBlock {
 };
 
 struct AttendKernels {
-    void (*scores[kCodecs])(const ScoreJob &);  // null: through blocks; at most kRowsAtOnce rows
+    void (*scores[kCodecs])(const ScoreJob &);  // null: through blocks; at most kRowsAtOnce rows; 64 bytes behind keys are read
     void (*values[kCodecs])(const ValueJob &);  // null: through blocks; codes: at most kMostTokens tokens
     void (*decode_keys[kCodecs])(const DecodeJob &);
     void (*decode_values[kCodecs])(const DecodeJob &);
     void (*block_scores)(const BlockScores &);
     void (*block_values)(const BlockValues &);
     void (*rope_block)(const RopeBlock &);
-    bool (*softmax)(const SoftmaxJob &);              // whether a factor is not 1
+    bool (*softmax)(const SoftmaxJob &);  // whether a factor is not 1
+    void (*digits)(const DigitJob &);  // null: no kernel wants them
+    
     void (*softcap)(float *x, size_t n, float cap);   // n a multiple of 16
     void (*scale)(float *x, size_t n, float factor);  // n a multiple of 16
 };

@@ -37,6 +37,11 @@ inline Vec half_row(const uint16_t *p, int n)
 inline Vec splat_pair(const float *p) { return (Vec)_mm256_broadcast_sd(reinterpret_cast<const double *>(p)); }
 inline Vec pair_sums(Vec a, Vec b) { return (Vec)_mm256_permute4x64_pd((__m256d)_mm256_hadd_ps(a, b), 0xD8); }
 inline Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline bool any_greater(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
+inline Vec rounded(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power(Vec a, Vec n) { return a * (Vec)((__builtin_convertvector(n, IVec) + 127) << 23); }
+inline Vec zero_below(Vec a, Vec x, float least) { return _mm256_and_ps(a, _mm256_cmp_ps(x, splat(least), _CMP_GE_OQ)); }
+
 inline float largest(Vec a)
 {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -70,6 +75,8 @@ extern constinit const AttendKernels kAvx2Attend = {
     .block_values = block_values,
     .rope_block = rope_block,
     .softmax = softmax,
+    .digits = nullptr,
+    
     .softcap = softcap,
     .scale = scale,
 };

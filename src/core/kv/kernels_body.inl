@@ -3,7 +3,6 @@
 // ---- exp, softmax, soft cap -------------------------------------------------------------------------------------------------
 
 constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to an integer
 constexpr float kLeastExponent = -87.0f;
 
 struct Reduced {
@@ -11,7 +10,7 @@ struct Reduced {
 };
 inline Reduced reduce(Vec x)
 {
-    const Vec n = (x * kLog2E + kRounder) - kRounder;
+    const Vec n = rounded(x * kLog2E);
     return {(x - n * kLn2High) - n * kLn2Low, n};
 }
 
@@ -25,14 +24,12 @@ inline Vec exp_tail(Vec r)
     return p * r + 0.4999999404f;
 }
 
-inline Vec power_of_two(Vec n) { return (Vec)((__builtin_convertvector(n, IVec) + 127) << 23); }
-
 // e^x for x <= 0, also -inf; 0 below kLeastExponent.
 inline Vec exp_negative(Vec x)
 {
     const Reduced a = reduce(vmax(x, splat(kLeastExponent)));
     const Vec e = (exp_tail(a.r) * (a.r * a.r) + a.r) + 1.0f;
-    return (Vec)((IVec)(e * power_of_two(a.n)) & (IVec)(x >= kLeastExponent));
+    return zero_below(times_power(e, a.n), x, kLeastExponent);
 }
 
 // cap * tanh(x / cap), from e^2y - 1 so that small values keep their relative precision.
@@ -44,7 +41,7 @@ void softcap(float *x, size_t n, float cap)
         const IVec sign = (IVec)value & sign_bit;
         const Vec twice = (Vec)((IVec)value ^ sign) * (2.0f / cap);
         const Reduced a = reduce(-vmax(-twice, splat(-40.0f)));
-        const Vec power = power_of_two(a.n);
+        const Vec power = times_power(splat(1.0f), a.n);
         const Vec minus_one = (exp_tail(a.r) * (a.r * a.r) + a.r) * power + (power - 1.0f);
         store(x + i, (Vec)((IVec)(minus_one / (minus_one + 2.0f) * cap) | sign));
     }
@@ -55,22 +52,27 @@ void scale(float *x, size_t n, float factor)
     for (size_t i = 0; i < n; i += kLanes) store(x + i, load(x + i) * factor);
 }
 
-// The scores of one row become weights.
+// The scores of one row become weights. Whether m grows is asked of all lanes at once; only then are lanes reduced.
 inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
 {
     constexpr float kNothing = -__builtin_inff();
     float *s = job.scores + static_cast<size_t>(row) * job.stride;
     const int whole = job.tokens / kLanes * kLanes, rest = job.tokens - whole;
-    Vec most = splat(kNothing), last = most;
+    Vec last = splat(kNothing);
+    if (rest) last = first_lanes(load(s + whole), rest, kNothing);
+    Vec most = last;
     for (int t = 0; t < whole; t += kLanes) most = vmax(most, load(s + t));
-    if (rest) {
-        last = first_lanes(load(s + whole), rest, kNothing);
-        most = vmax(most, last);
+    float m = job.m[row];
+    Vec total = load(job.l + row * kBlock);
+    job.factors[row] = 1.0f;
+    if (any_greater(most, splat(m))) {
+        const float now = largest(most), factor = exp_negative(splat(m - now))[0];
+        job.m[row] = m = now;
+        job.factors[row] = factor;
+        total *= factor;
+        grew = true;
     }
-    const float before = job.m[row], now = largest(most);
-    const float m = now > before ? now : before;
-    const float base = m == kNothing ? 0.0f : m;  // nothing seen: e^(-inf - 0) = 0
-    Vec total = splat(0.0f);
+    const Vec base = splat(m == kNothing ? 0.0f : m);  // nothing seen: e^(-inf - 0) = 0
     for (int t = 0; t < whole; t += kLanes) {
         const Vec p = exp_negative(load(s + t) - base);
         total += p;
@@ -84,15 +86,7 @@ inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
         end += kLanes;
     }
     for (; end < static_cast<int>(job.stride); end += kLanes) store(s + end, splat(0.0f));
-    float factor = 1.0f;
-    if (now > before) {
-        factor = exp_negative(splat(before - m))[0];
-        grew = true;
-        job.m[row] = m;
-        job.l[row] *= static_cast<double>(factor);
-    }
-    job.l[row] += static_cast<double>(sum(total));
-    job.factors[row] = factor;
+    store(job.l + row * kBlock, total);
 }
 
 bool softmax(const SoftmaxJob &job)
@@ -108,7 +102,7 @@ bool softmax(const SoftmaxJob &job)
 constexpr int kPairs = kLanes / 2;  // words a vector
 
 template <int kRows, int kVecs>
-inline void f16_scores_block(const ScoreJob &job, int t0, int words_last)
+void f16_scores_block(const ScoreJob &job, int t0, int words_last)
 {
     const TileView &tile = *job.job.tile;
     const auto tokens = static_cast<size_t>(tile.tokens);
@@ -118,7 +112,9 @@ inline void f16_scores_block(const ScoreJob &job, int t0, int words_last)
     Vec sums[kRows][kVecs];
     repeat<kRows>(VKV_EACH(r) { repeat<kVecs>(VKV_EACH(i) { sums[r][i] = Vec{}; }); });
     const int words = (tile.dim_k + 1) / 2;
+    Ahead ahead = *job.ahead;
     for (int g = 0; g < words; g++, k += tokens, q += 2) {
+        fetch<2>(ahead);
         Vec x[kVecs];
         repeat<kVecs - 1>(VKV_EACH(i) { x[i] = halves(k + i * kPairs); });
         x[kVecs - 1] = halves(k + (kVecs - 1) * kPairs, words_last);
@@ -127,6 +123,7 @@ inline void f16_scores_block(const ScoreJob &job, int t0, int words_last)
             repeat<kVecs>(VKV_EACH(i) { sums[r][i] += x[i] * pair; });
         });
     }
+    *job.ahead = ahead;
     repeat<kRows>(VKV_EACH(r) {
         float *out = job.out + static_cast<size_t>(r) * job.stride + t0;
         repeat<kVecs / 2>(VKV_EACH(i) { store(out + i * kLanes, pair_sums(sums[r][2 * i], sums[r][2 * i + 1])); });
@@ -154,8 +151,11 @@ void f16_scores(const ScoreJob &job)
     }
 }
 
-template <int kRows, int kVecs>
-inline void f16_values_block(const ValueJob &job, int d0, int words_last)
+
+
+// kWhole: kVecs vectors of words from d0 on; else the last of them has words_last words.
+template <int kRows, int kVecs, bool kWhole>
+void f16_values_block(const ValueJob &job, int d0, int words_last)
 {
     const TileView &tile = *job.job.tile;
     const uint32_t *v = reinterpret_cast<const uint32_t *>(tile.v) + d0;
@@ -164,14 +164,17 @@ inline void f16_values_block(const ValueJob &job, int d0, int words_last)
     Vec sums[kRows][kVecs];
     repeat<kRows>(VKV_EACH(r) { repeat<kVecs>(VKV_EACH(i) { sums[r][i] = Vec{}; }); });
     const int words = (tile.tokens + 1) / 2;
+    Ahead ahead = *job.ahead;
     for (int g = 0; g < words; g++, v += tile.dim_v, p += 2) {
+        fetch<4>(ahead);
         Vec pair[kRows];
         repeat<kRows>(VKV_EACH(r) { pair[r] = splat_pair(p + static_cast<size_t>(r) * stride); });
         repeat<kVecs>(VKV_EACH(i) {
-            const Vec x = i + 1 < kVecs ? halves(v + i * kPairs) : halves(v + i * kPairs, words_last);
+            const Vec x = kWhole || i + 1 < kVecs ? halves(v + i * kPairs) : halves(v + i * kPairs, words_last);
             repeat<kRows>(VKV_EACH(r) { sums[r][i] += x * pair[r]; });
         });
     }
+    *job.ahead = ahead;
     repeat<kRows>(VKV_EACH(r) {
         float *o = job.o + static_cast<size_t>(r) * job.o_stride + d0;
         repeat<kVecs / 2>(
@@ -183,21 +186,34 @@ inline void f16_values_block(const ValueJob &job, int d0, int words_last)
     });
 }
 
+template <int kRows, int kVecs>
+inline void f16_values_part(const ValueJob &job, int d)
+{
+    const int left = job.job.tile->dim_v - d;
+    if (left >= kVecs * kPairs)
+        f16_values_block<kRows, kVecs, true>(job, d, kPairs);
+    else
+        f16_values_block<kRows, kVecs, false>(job, d, left - (kVecs - 1) * kPairs);
+}
+
 template <int kRows>
 void f16_values(const ValueJob &job)
 {
-    constexpr int kMost = kLanes == 16 ? (kRows <= 3 ? 8 : 4) : kRows <= 3 ? 4 : 2;
+    constexpr int kMost = kLanes == 16 ? (kRows <= 3 ? 8 : 4) : kRows <= 3 ? 4 : 2;  // sums that leave registers for the rest
     const int dim = job.job.tile->dim_v;
     for (int d = 0; d < dim;) {
-        const int left = dim - d, vecs = (left + kPairs - 1) / kPairs;
+        const int vecs = (dim - d + kPairs - 1) / kPairs;
         if (vecs >= kMost) {
-            f16_values_block<kRows, kMost>(job, d, left >= kMost * kPairs ? kPairs : left - (kMost - 1) * kPairs);
+            f16_values_part<kRows, kMost>(job, d);
             d += kMost * kPairs;
+        } else if (kMost > 4 && vecs >= 4) {
+            f16_values_part<kRows, 4>(job, d);
+            d += 4 * kPairs;
         } else if (vecs >= 2) {
-            f16_values_block<kRows, 2>(job, d, left >= 2 * kPairs ? kPairs : left - kPairs);
+            f16_values_part<kRows, 2>(job, d);
             d += 2 * kPairs;
         } else {
-            f16_values_block<kRows, 1>(job, d, left);
+            f16_values_part<kRows, 1>(job, d);
             d += kPairs;
         }
     }

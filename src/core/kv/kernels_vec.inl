@@ -22,6 +22,15 @@ VKV_INLINE void repeat(Body &&body)
 }
 #define VKV_EACH(i) [&](auto i) __attribute__((always_inline))
 
+// The next kLines lines, if any are left. Beyond the end some may be fetched: that does no harm.
+template <int kLines>
+VKV_INLINE void fetch(Ahead &ahead)
+{
+    if (ahead.at >= ahead.end) return;
+    repeat<kLines>(VKV_EACH(i) { __builtin_prefetch(ahead.at + 64 * i, 0, 2); });
+    ahead.at += 64 * kLines;
+}
+
 template <class T>
 inline T load_as(const void *p)
 {
@@ -45,6 +54,10 @@ inline Vec half_row(const uint16_t *halves, int n);
 inline Vec splat_pair(const float *pair);  // a, b, a, b, ...
 inline Vec pair_sums(Vec a, Vec b);        // a0 + a1, a2 + a3, ..., b0 + b1, ...
 inline Vec vmax(Vec a, Vec b);
+inline bool any_greater(Vec a, Vec b);
+inline Vec rounded(Vec a);                         // to integers
+inline Vec times_power(Vec a, Vec n);              // a * 2^n, n integers from -126 to 126
+inline Vec zero_below(Vec a, Vec x, float least);  // a where x >= least, else 0
 inline float largest(Vec a);
 inline float sum(Vec a);
 inline Vec lookup(const float *table, IVec index);  // table [16]

@@ -6,7 +6,37 @@
 // Included in an anonymous namespace by kernels_avx512.cpp.
 
 inline __m512i splat_word(const uint32_t *p) { return _mm512_set1_epi32(static_cast<int>(load_as<uint32_t>(p))); }
-inline void prefetch_line(const uint8_t *p) { _mm_prefetch(reinterpret_cast<const char *>(p), _MM_HINT_T0); }
+
+// Bytes of four integers side by side: byte 0 of each, byte 1 of each, ...
+inline __m512i by_digits(__m512i x)
+{
+    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+
+// q = step * x, x an integer of at most 0x7F7F7F: bytes of x + 0x808080, each less 128, are its signed digits.
+void make_digits(const DigitJob &job)
+{
+    constexpr float kUnits = 0x7F7F70;  // rounding up stays below 0x7F7F7F
+    __m512 most = _mm512_setzero_ps();
+    for (size_t d = 0; d < job.stride; d += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(job.q + d)));
+    const float largest_q = _mm512_reduce_max_ps(most);
+    const bool any = largest_q > 1e-30f;
+    *job.step = any ? largest_q / kUnits : 0.0f;
+    const __m512 inverse = _mm512_set1_ps(any ? kUnits / largest_q : 0.0f);
+    const __m512i bias = _mm512_set1_epi32(0x808080);
+    for (size_t d = 0; d < job.stride; d += kRowPad) {
+        __m512i sums = _mm512_setzero_si512();
+        for (size_t i = d; i < d + kRowPad; i += 16) {
+            const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(job.q + i), inverse));
+            const __m512i digits = by_digits(_mm512_xor_si512(_mm512_add_epi32(x, bias), bias));
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), digits);
+            _mm512_storeu_si512(job.digits + i, digits);
+        }
+        const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+        const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(job.sums + d / kRowPad * 4), quarter);
+    }
+}
 
 // (a2 * 256 + a1) * 256 + a0; the first two fit 32 bits.
 inline __m512 joined(__m512i a0, __m512i a1, __m512i a2)
@@ -52,6 +82,9 @@ struct Vnni {
         return _mm512_broadcast_i32x4(load_as<__m128i>(bytes));
     }
 
+    // Vectors of tokens or dims at once: enough sums in flight, few enough to stay in registers. Broadcasts of digits cost nothing.
+    static constexpr int vectors(int rows) { return rows >= 3 ? 1 : 2; }
+
     // ---- keys ----
 
     template <int kRows, int kVecs>
@@ -63,6 +96,7 @@ struct Vnni {
         const auto *words = reinterpret_cast<const uint32_t *>(tile.k) + t0;
         const auto *high_words = reinterpret_cast<const uint32_t *>(tile.k_high) + t0;
         const int dim = tile.dim_k, groups = (dim + kGroup - 1) / kGroup;
+        Ahead ahead = *job.ahead;
         for (int group = 0; group < groups; group++) {
             const int begin = group * kGroup, end = dim - begin < kGroup ? dim : begin + kGroup;
             Sums<kRows, kVecs> sums;
@@ -78,6 +112,7 @@ struct Vnni {
             repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
             for (int d = begin; d < end; d += C::kWidth) {
                 const uint32_t *digits = queries.digits + d;
+                fetch<2>(ahead);
                 const auto word = static_cast<size_t>(d / C::kWidth) * tokens;
                 __m512i x[kVecs];
                 repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + word + b * 16, last); });
@@ -93,6 +128,7 @@ struct Vnni {
             }
             write_scores<kRows, kVecs>(job, t0, group, groups, sums, last);
         }
+        *job.ahead = ahead;
     }
 
     template <bool kLast>
@@ -151,11 +187,13 @@ struct Vnni {
     template <int kRows>
     static void scores(const ScoreJob &job)
     {
+        constexpr int kVecs = vectors(kRows);
         const __m512i table = levels_table(job.job, 0x80);
         const int tokens = job.job.tile->tokens;
         int t = 0;
-        for (; t + 16 < tokens; t += 32) scores_block<kRows, 2>(job, t, table, lanes_below(tokens - t - 16));
-        if (t < tokens) scores_block<kRows, 1>(job, t, table, lanes_below(tokens - t));
+        for (; t + 16 * (kVecs - 1) < tokens; t += 16 * kVecs)
+            scores_block<kRows, kVecs>(job, t, table, lanes_below(tokens - t - 16 * (kVecs - 1)));
+        if (kVecs > 1 && t < tokens) scores_block<kRows, 1>(job, t, table, lanes_below(tokens - t));
     }
 
     // ---- values ----
@@ -178,36 +216,41 @@ struct Vnni {
     static void weigh(const ValueJob &job, int group, int groups, Weights<kRows> &out)
     {
         const TileView &tile = *job.job.tile;
-        const int end = (tile.tokens + C::kWidth - 1) / C::kWidth * C::kWidth;
-        // Bytes of four tokens side by side: digit 0 of each, digit 1 of each, ...
-        const __m512i transpose = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-        alignas(64) float scaled[kMostTokens];
-        for (int r = 0; r < kRows; r++) {
-            const float *p = job.weights + static_cast<size_t>(r) * job.stride;
-            __m512 most = _mm512_setzero_ps(), offset = most;
-            for (int t = 0; t < tile.tokens; t += 16) {
-                const __m512 weight = _mm512_loadu_ps(p + t);
-                const __m512 product = _mm512_mul_ps(weight, scales_part(tile, group, t));
-                if constexpr (is_uniform(kCodec)) offset = _mm512_fmadd_ps(weight, scales_part(tile, groups + group, t), offset);
-                most = _mm512_max_ps(most, product);
-                _mm512_store_ps(scaled + t, product);
-            }
-            const float largest_weight = _mm512_reduce_max_ps(most);
-            out.offset[r] = is_uniform(kCodec) ? _mm512_reduce_add_ps(offset) : 0.0f;
-            constexpr float kUnits = 16777214.0f;  // 2^24 - 2: rounding up stays below 2^24
-            const bool any = largest_weight > 1e-30f;
-            out.unit[r] = any ? largest_weight / kUnits : 0.0f;
-            const __m512 inverse = _mm512_set1_ps(any ? kUnits / largest_weight : 0.0f);
-            int t = 0;
-            for (; t < tile.tokens; t += 16) {
-                const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(scaled + t), inverse));
-                _mm512_store_si512(out.digits[r] + t, _mm512_shuffle_epi8(value, transpose));
-            }
-            for (; t < end; t += 16) _mm512_store_si512(out.digits[r] + t, _mm512_setzero_si512());
+        const int tokens = tile.tokens, end = (tokens + C::kWidth - 1) / C::kWidth * C::kWidth;
+        alignas(64) float scaled[kRows][kMostTokens];
+        __m512 most[kRows], offset[kRows];
+        repeat<kRows>(VKV_EACH(r) { most[r] = offset[r] = _mm512_setzero_ps(); });
+        for (int t = 0; t < tokens; t += 16) {
+            const __m512 factor = scales_part(tile, group, t);
+            const __m512 least = is_uniform(kCodec) ? scales_part(tile, groups + group, t) : __m512{};
+            repeat<kRows>(VKV_EACH(r) {
+                const __m512 weight = _mm512_loadu_ps(job.weights + static_cast<size_t>(r) * job.stride + t);
+                const __m512 product = _mm512_mul_ps(weight, factor);
+                if constexpr (is_uniform(kCodec)) offset[r] = _mm512_fmadd_ps(weight, least, offset[r]);
+                most[r] = _mm512_max_ps(most[r], product);
+                _mm512_store_ps(scaled[r] + t, product);
+            });
         }
+        __m512 inverse[kRows];
+        repeat<kRows>(VKV_EACH(r) {
+            constexpr float kUnits = 16777214.0f;  // 2^24 - 2: rounding up stays below 2^24
+            const float largest_weight = _mm512_reduce_max_ps(most[r]);
+            const bool any = largest_weight > 1e-30f;
+            out.offset[r] = is_uniform(kCodec) ? _mm512_reduce_add_ps(offset[r]) : 0.0f;
+            out.unit[r] = any ? largest_weight / kUnits : 0.0f;
+            inverse[r] = _mm512_set1_ps(any ? kUnits / largest_weight : 0.0f);
+        });
+        int t = 0;
+        for (; t < tokens; t += 16)
+            repeat<kRows>(VKV_EACH(r) {
+                const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(scaled[r] + t), inverse[r]));
+                _mm512_store_si512(out.digits[r] + t, by_digits(value));
+            });
+        for (; t < end; t += 16)
+            repeat<kRows>(VKV_EACH(r) { _mm512_store_si512(out.digits[r] + t, _mm512_setzero_si512()); });
     }
 
-    template <int kRows, int kVecs>
+template <int kRows, int kVecs>
     static void values_block(const ValueJob &job, int d0, __m512i table, __mmask16 last, const Weights<kRows> &weights)
     {
         const TileView &tile = *job.job.tile;
@@ -219,7 +262,9 @@ struct Vnni {
             VKV_EACH(r) { repeat<3>(VKV_EACH(i) { repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_setzero_si512(); }); }); });
         __m512i high[kVecs];
         repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
+        Ahead ahead = *job.ahead;
         for (int t = 0; t < tile.tokens; t += C::kWidth, words += dims) {
+            fetch<2>(ahead);
             __m512i x[kVecs];
             repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + b * 16, last); });
             if constexpr (C::kHigh) {
@@ -232,6 +277,7 @@ struct Vnni {
             }
             value_quads<kRows, kVecs>(x, high, t, table, weights, sums);
         }
+        *job.ahead = ahead;
         repeat<kRows>(VKV_EACH(r) {
             repeat<kVecs>(VKV_EACH(b) {
                 float *o = job.o + static_cast<size_t>(r) * job.o_stride + d0 + b * 16;
@@ -264,6 +310,7 @@ struct Vnni {
     template <int kRows>
     static void values(const ValueJob &job)
     {
+        constexpr int kVecs = vectors(kRows);
         const __m512i table = levels_table(job.job, 0);
         const int dim = job.job.tile->dim_v;
         const int groups = (dim + C::kGroup - 1) / C::kGroup;
@@ -272,8 +319,9 @@ struct Vnni {
             weigh<kRows>(job, group, groups, weights);
             int d = group * C::kGroup;
             const int end = dim - d < C::kGroup ? dim : d + C::kGroup;
-            for (; d + 16 < end; d += 32) values_block<kRows, 2>(job, d, table, lanes_below(end - d - 16), weights);
-            if (d < end) values_block<kRows, 1>(job, d, table, lanes_below(end - d), weights);
+            for (; d + 16 * (kVecs - 1) < end; d += 16 * kVecs)
+                values_block<kRows, kVecs>(job, d, table, lanes_below(end - d - 16 * (kVecs - 1)), weights);
+            if (kVecs > 1 && d < end) values_block<kRows, 1>(job, d, table, lanes_below(end - d), weights);
         }
     }
 };

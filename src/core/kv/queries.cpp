@@ -58,17 +58,20 @@ void Queries::Forms::set(const float *q, int new_rows, int dim_k, float scale, f
     dim = dim_k;
     softcap = new_softcap;
     stride_ = padded(dims, kRowPad);
-    plain_.made = rotated_.made = plain_.digits_made = rotated_.digits_made = false;
+    for (Basis *basis : {&plain_, &rotated_}) basis->made = basis->digits_made = false;
     float *to = plain_.q.get(count * stride_);
     for (size_t row = 0; row < count; row++, to += stride_) {
         for (size_t d = 0; d < dims; d++) to[d] = q[row * dims + d] * scale;
         std::fill(to + dims, to + stride_, 0.0f);
     }
-    plain_.rows = {plain_.q.data(), nullptr, nullptr, nullptr, stride_, rows};
+    plain_.rows = {};
+    plain_.rows.q = plain_.q.data();
+    plain_.rows.stride = stride_;
+    plain_.rows.rows = rows;
     plain_.made = true;
 }
 
-const QueryRows &Queries::Forms::in_basis(bool rotated, bool digits)
+const QueryRows &Queries::Forms::in_basis(bool rotated, bool digits, const AttendKernels &kernels)
 {
     Basis &basis = rotated ? rotated_ : plain_;
     if (!basis.made) {
@@ -76,46 +79,31 @@ const QueryRows &Queries::Forms::in_basis(bool rotated, bool digits)
         float *q = basis.q.get(n);
         std::copy_n(plain_.q.data(), n, q);
         for (size_t at = 0; at < n; at += stride_) rotate(q + at, dim);
-        basis.rows = {q, nullptr, nullptr, nullptr, stride_, rows};
+        basis.rows = {};
+        basis.rows.q = q;
+        basis.rows.stride = stride_;
+        basis.rows.rows = rows;
         basis.made = true;
     }
-    if (digits && !basis.digits_made) make_digits(basis);
+    if (digits && !basis.digits_made) make_digits(basis, kernels);
     return basis.rows;
 }
 
-// q = step * x, x an integer of at most 0x7F7F7F: bytes of x + 0x808080, each less 128, are its signed digits.
-void Queries::Forms::make_digits(Basis &basis) const
+void Queries::Forms::make_digits(Basis &basis, const AttendKernels &kernels) const
 {
-    constexpr uint32_t kBias = 0x808080;
-    const auto count = static_cast<size_t>(rows);
+    const auto count = static_cast<size_t>(rows), sums_a_row = stride_ / kRowPad * 4;
     uint32_t *digits = basis.digits.get(count * stride_);
-    int32_t *sums = basis.digit_sums.get(count * stride_ / kRowPad * 4);
-    std::memset(digits, 0, count * stride_ * sizeof *digits);
-    std::memset(sums, 0, count * stride_ / kRowPad * 4 * sizeof *sums);
-    basis.steps.assign(count, 0.0f);
-    for (size_t row = 0; row < count; row++) {
-        const float *q = basis.q.data() + row * stride_;
-        float most = 0;
-        for (int d = 0; d < dim; d++) most = std::max(most, std::fabs(q[d]));
-        const double step = static_cast<double>(most) / 0x7F7F7F;
-        const double inverse = most > 0 ? 1 / step : 0;
-        basis.steps[row] = static_cast<float>(step);
-        auto *bytes = reinterpret_cast<uint8_t *>(digits + row * stride_);
-        for (size_t d = 0; d < static_cast<size_t>(dim); d++) {
-            const auto x = static_cast<uint32_t>(static_cast<int32_t>(std::lrint(static_cast<double>(q[d]) * inverse)));
-            const uint32_t split = (x + kBias) ^ kBias;
-            for (size_t i = 0; i < 3; i++) {
-                const auto digit = static_cast<uint8_t>(split >> (8 * i));
-                bytes[d / 4 * 16 + i * 4 + d % 4] = digit;
-                sums[(row * stride_ + d) / kRowPad * 4 + i] += static_cast<int8_t>(digit);
-            }
-        }
-    }
+    int32_t *sums = basis.digit_sums.get(count * sums_a_row);
+    basis.steps.resize(count);
+    for (size_t row = 0; row < count; row++)
+        kernels.digits({basis.q.data() + row * stride_, stride_, digits + row * stride_, sums + row * sums_a_row, &basis.steps[row]});
     basis.rows.digits = digits;
     basis.rows.digit_sums = sums;
     basis.rows.steps = basis.steps.data();
     basis.digits_made = true;
 }
+
+
 
 // ---- angles -------------------------------------------------------------------------------------------------------------------
 

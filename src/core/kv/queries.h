@@ -65,8 +65,8 @@ struct Queries::Forms {
     int rows = 0, dim = 0;
     float softcap = 0;
 
-    // The queries in the caller's basis, or in that of rotated codecs; with digits if asked for.
-    const QueryRows &in_basis(bool rotated, bool digits);
+    // The queries in the caller's basis, or in that of rotated codecs; with digits, made by these kernels, if asked for.
+    const QueryRows &in_basis(bool rotated, bool digits, const AttendKernels &kernels);
     void set(const float *q, int rows, int dim_k, float scale, float softcap);
 
     // Scratch of whoever attends.
@@ -83,7 +83,8 @@ private:
         std::vector<float> steps;
         QueryRows rows;
     };
-    void make_digits(Basis &basis) const;
+    void make_digits(Basis &basis, const AttendKernels &kernels) const;
+    
 
     size_t stride_ = 0;
     Basis plain_, rotated_;

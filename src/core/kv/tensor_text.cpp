@@ -133,7 +133,7 @@ std::to_chars_result short_digits(Dtype dtype, float value, char *first, char *l
         std::from_chars(first, written.ptr, again);
         uint16_t got;
         from_f32(dtype, &again, &got, 1);
-        if (got == wanted) return written;
+        if (got == wanted) return std::to_chars(first, last, again);  // the shorter of 1000 and 1e+03
     }
     return std::to_chars(first, last, value);
 }

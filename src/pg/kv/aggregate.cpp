@@ -15,37 +15,96 @@
 namespace vkv::kv {
 namespace {
 
+// PostgreSQL decides by what a memory context says of itself whether a hashed aggregate must spill; what C++ allocates for a group
+// is added there.
+struct GroupState {
+    explicit GroupState(MemoryContext context) : memory(context) {}
+    ~GroupState() { memory->mem_allocated -= counted; }
+    GroupState(const GroupState &) = delete;
+    GroupState &operator=(const GroupState &) = delete;
+    void add(const QueryArguments &arguments, const TileView &tile)
+    {
+        attention.add(arguments, tile);
+        if (attention.bytes() == counted) return;
+        memory->mem_allocated += attention.bytes() - counted;
+        counted = attention.bytes();
+    }
+    PartialAttention attention;
+    MemoryContext memory;
+    size_t counted = 0;
+};
+
 struct ExpandedState {
     ExpandedObjectHeader header;  // first, so that PostgreSQL's pointer is ours
-    PartialAttention *attention;
+    GroupState *group;
 };
 
 ExpandedState *from_header(ExpandedObjectHeader *header) { return reinterpret_cast<ExpandedState *>(header); }
 
 Size flat_size(ExpandedObjectHeader *header)
 {
-    const PartialAttention *attention = from_header(header)->attention;
-    return state_bytes(static_cast<uint32_t>(attention->rows()), static_cast<uint32_t>(attention->dim()));
+    const PartialAttention &attention = from_header(header)->group->attention;
+    return state_bytes(static_cast<uint32_t>(attention.rows()), static_cast<uint32_t>(attention.dim()));
 }
 
 void flatten(ExpandedObjectHeader *header, void *result, Size size)
 {
-    PartialAttention *attention = from_header(header)->attention;
+    PartialAttention &attention = from_header(header)->group->attention;
     auto *state = static_cast<StateHeader *>(result);
-    init_state(static_cast<uint32_t>(attention->rows()), static_cast<uint32_t>(attention->dim()), state);
+    init_state(static_cast<uint32_t>(attention.rows()), static_cast<uint32_t>(attention.dim()), state);
     SET_VARSIZE(state, size);
-    attention->merge_into(state);
+    attention.merge_into(state);
 }
 
 constexpr ExpandedObjectMethods kMethods = {entry<flat_size>, entry<flatten>};
 
-// A state that lives in a child of the aggregate's memory, as PostgreSQL expects of one that it shall not copy.
-ExpandedState *new_expanded_state(MemoryContext parent)
+// A child of the aggregate's memory, where PostgreSQL expects an expanded object that it shall not copy. One for all groups:
+// a hashed aggregate looks at every child each time a group is added. Either end of the link may go first.
+struct Caller;
+struct GroupMemory {
+    ~GroupMemory();
+    MemoryContext parent, memory;
+    Caller *caller;
+};
+
+// What a call of the transition function keeps from row to row.
+struct Caller {
+    ~Caller()
+    {
+        if (groups != nullptr) groups->caller = nullptr;
+    }
+    GroupMemory *groups = nullptr;
+    PartialAttention flat;  // of states that are not expanded
+};
+
+GroupMemory::~GroupMemory()
 {
-    MemoryContext memory = AllocSetContextCreate(parent, "kv.state", ALLOCSET_SMALL_SIZES);
+    if (caller != nullptr) caller->groups = nullptr;
+}
+
+Caller *caller_of(FunctionCallInfo fcinfo)
+{
+    FmgrInfo *call = fcinfo->flinfo;
+    if (call->fn_extra == nullptr) call->fn_extra = own<Caller>(call->fn_mcxt);
+    return static_cast<Caller *>(call->fn_extra);
+}
+
+MemoryContext group_memory(Caller *caller, MemoryContext parent)
+{
+    if (caller->groups != nullptr && caller->groups->parent == parent) return caller->groups->memory;
+    MemoryContext memory = AllocSetContextCreate(parent, "kv.state", ALLOCSET_DEFAULT_SIZES);
+    auto *groups = own<GroupMemory>(memory);
+    if (caller->groups != nullptr) caller->groups->caller = nullptr;
+    *groups = {parent, memory, caller};
+    caller->groups = groups;
+    return memory;
+}
+
+ExpandedState *new_expanded_state(MemoryContext memory)
+{
     auto *state = static_cast<ExpandedState *>(MemoryContextAllocZero(memory, sizeof(ExpandedState)));
     EOH_init_header(&state->header, &kMethods, memory);
-    state->attention = own<PartialAttention>(memory);
+    state->group = own<GroupState>(memory, memory);
     return state;
 }
 
@@ -62,7 +121,7 @@ Datum add_to_flat(FunctionCallInfo fcinfo, bool owned, const QueryArguments &arg
 {
     const StateHeader *given = datum_state(PG_GETARG_DATUM(0));
     view_of(given);
-    PartialAttention *attention = call_attention(fcinfo);
+    PartialAttention *attention = &caller_of(fcinfo)->flat;
     attention->clear();
     attention->add(arguments, tile);
     auto *state = const_cast<StateHeader *>(given);
@@ -76,7 +135,7 @@ Datum add_to_flat(FunctionCallInfo fcinfo, bool owned, const QueryArguments &arg
 
 Datum first_state(FunctionCallInfo fcinfo, const QueryArguments &arguments, const TileView &tile)
 {
-    PartialAttention *attention = call_attention(fcinfo);
+    PartialAttention *attention = &caller_of(fcinfo)->flat;
     attention->clear();
     attention->add(arguments, tile);
     StateHeader *state = make_state(attention->rows(), attention->dim());
@@ -96,13 +155,14 @@ SQL_FUNCTION(kv_attention_step)
     }
     const TileView tile = tile_argument(fcinfo, 2);
     const QueryArguments arguments = query_arguments(fcinfo, 1, 3);
-    MemoryContext group_memory = nullptr;
-    const bool owned = AggCheckCallContext(fcinfo, &group_memory) != 0;
+    MemoryContext aggregate = nullptr;
+    const bool owned = AggCheckCallContext(fcinfo, &aggregate) != 0;
     ExpandedState *state = nullptr;
     if (first && !owned) return first_state(fcinfo, arguments, tile);
-    if (owned) state = first ? new_expanded_state(group_memory) : writable_expanded(PG_GETARG_DATUM(0));
+    if (first) state = new_expanded_state(group_memory(caller_of(fcinfo), aggregate));
+    if (!first && owned) state = writable_expanded(PG_GETARG_DATUM(0));
     if (state == nullptr) return add_to_flat(fcinfo, owned, arguments, tile);
-    state->attention->add(arguments, tile);
+    state->group->add(arguments, tile);
     return first ? EOHPGetRWDatum(&state->header) : PG_GETARG_DATUM(0);
 }
 

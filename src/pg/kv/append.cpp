@@ -79,7 +79,10 @@ int32_t append(const Append &a)
     Cache *c = a.cache;
     const uint32_t count = a.k.shape[2];
     Sequence *s = open_sequence(c, a.seq);
-    s->length = present_length(c, s);
+    const int32_t present = present_length(c, s);
+    const bool lost = present < s->length;  // other tokens will stand where the lost ones stood
+    s->length = present;
+    if (lost) s->epoch = new_id();
     if (a.has_position && a.position != s->length) {
         char text[200];
         snprintf(text, sizeof text, "sequence %lld of cache \"%s\" has %d tokens, cannot append at position %d",
@@ -107,7 +110,7 @@ int32_t append(const Append &a)
     write_tail(c, s->own(), tokens, first_tail, length);
     s->length = length;
     s->sealed = sealed;
-    if (fresh)
+    if (fresh || lost)
         write_sequence(c, s);
     else
         write_extent(c, s);

@@ -14,6 +14,7 @@
 #include "pg/kv/halves.h"
 #include "pg/kv/source.h"
 #include "pg/kv/statistics.h"
+#include "pg/kv/tail_tiles.h"
 
 namespace vkv::kv {
 
@@ -46,20 +47,21 @@ class Heads {
 public:
     Heads(int heads, const Cache *c) : cache_(c), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads)) {}
 
-    void begin(const Request &r, const float *q, int32_t total)
+    void begin(const Request &r, const float *q, int32_t stored)
     {
+        stored_ = stored;
         const size_t stride = r.rows() * static_cast<size_t>(cache_->dim_k);
         for (size_t h = 0; h < queries_.size(); ++h) {
             queries_[h].set(q + h * stride, static_cast<int>(r.rows()), cache_->dim_k, r.scale, r.softcap);
             states_[h].reset(static_cast<int>(r.rows()), cache_->dim_v);
         }
-        look(r, total);
+        look(r, stored + r.fresh);
     }
 
     void add(const TileView &tile, int32_t to)
     {
         const int32_t end = std::min(tile.first + tile.tokens, to);
-        if (tile.first >= furthest_ || (end <= nearest_first_ && tile.first >= selection_.sinks)) return;
+        if (tile.first >= furthest_ || end <= selection_.from || (end <= nearest_first_ && tile.first >= selection_.sinks)) return;
         selection_.to = to;
         const bool whole = end <= nearest_last_ && tile.first >= furthest_first_;
         selection_.sights = whole ? nullptr : sights_.data();
@@ -76,6 +78,11 @@ public:
             states_[h].finish(output + row * static_cast<size_t>(cache_->dim_v), lse ? lse + row : nullptr);
         }
     }
+
+    // Tiles from now on may hold positions before this one, which were seen already.
+    void begin_at(int32_t position) { selection_.from = position; }
+    // Nor do tiles end where the tokens do that are stored for this snapshot.
+    void add_kept(const TileView &tile) { add(tile, stored_); }
 
     Work &work() { return work_; }
     // The bounds of what any row sees, and of what all do.
@@ -106,7 +113,7 @@ private:
     std::vector<Accumulator> states_;
     std::vector<Sight> sights_;
     Selection selection_;
-    int32_t furthest_ = 0, furthest_first_ = 0, nearest_first_ = 0, nearest_last_ = 0;
+    int32_t stored_ = 0, furthest_ = 0, furthest_first_ = 0, nearest_first_ = 0, nearest_last_ = 0;
     Work work_{};
 };
 
@@ -116,16 +123,21 @@ void attend_one(const Request &r, Heads *heads, int l, int b, float *output, flo
     const Sequence &s = r.sequences[b];
     MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.attend", ALLOCSET_DEFAULT_SIZES);
     MemoryContext before = MemoryContextSwitchTo(scratch);
-    const TailHalves tail = read_tail(c, &s, r.layer[l], scratch);
-    const int32_t stored = s.sealed + tail.tokens;
+    int32_t tail_tokens;
+    TailTiles *tail = open_tail(c, &s, r.layer[l], &tail_tokens);
+    const int32_t stored = s.sealed + tail_tokens;
     if (r.fresh > INT32_MAX - stored)
         throw Error(Errc::limit_exceeded, message("sequence %lld of cache \"%s\" has %d tokens, %d more are too many",
                                                   static_cast<long long>(s.seq), c->name, stored, r.fresh));
     const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
-    heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored + r.fresh);
+    heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
     auto add = [heads](const TileView &tile, int32_t to) { heads->add(tile, to); };
     visit_sealed(c, &s, r.layer[l], add);
-    for_halves(c, {tail.k, tail.v, s.sealed, tail.tokens}, add);
+    if (tail) {
+        heads->begin_at(s.sealed);
+        visit_tail(
+            c, tail, [](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
+    }
     if (r.fresh > 0) {
         const size_t tokens = item * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(r.fresh);
         const uint16_t *v = r.v ? r.v + tokens * static_cast<size_t>(c->dim_v) : nullptr;

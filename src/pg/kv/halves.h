@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/kv/halves.h"
 #include "pg/kv/cache.h"
 
 namespace vkv::kv {
@@ -17,7 +18,7 @@ struct HalvesAt {
 template <typename F>
 void for_halves(const Cache *c, const HalvesAt &halves, F &&use)
 {
-    alignas(16) char tile[BLCKSZ];
+    alignas(64) uint8_t planes[kMaxTileData];
     const TileShape shape = c->shape(Codec::f16);
     const int32_t most = tile_capacity(shape);
     const size_t dk = static_cast<size_t>(c->dim_k), dv = static_cast<size_t>(c->dim_v), n = static_cast<size_t>(halves.tokens);
@@ -25,9 +26,9 @@ void for_halves(const Cache *c, const HalvesAt &halves, F &&use)
         for (int32_t at = 0; at < halves.tokens; at += most) {
             const int32_t count = std::min(most, halves.tokens - at);
             const size_t row = static_cast<size_t>(head) * n + static_cast<size_t>(at);
-            encode_tile(shape, head, halves.first + at, count, {halves.k + row * dk, dk},
-                        halves.v ? Rows{halves.v + row * dv, dv} : Rows{}, tile);
-            use(view_tile(tile, tile_bytes(shape, count)), INT32_MAX);
+            use(view_halves(shape, head, halves.first + at, count, {halves.k + row * dk, dk},
+                            halves.v ? Rows{halves.v + row * dv, dv} : Rows{}, planes),
+                INT32_MAX);
         }
     }
 }

@@ -28,6 +28,10 @@ void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
         static_cast<void *>(&visit));
 }
 
+struct Range {
+    int32_t from, to;
+};
+
 // The tail's halves of a layer: k [heads][tokens][dim_k], v [heads][tokens][dim_v] for positions s->sealed .. s->sealed + tokens
 // - 1.
 struct TailHalves {
@@ -37,6 +41,9 @@ struct TailHalves {
 
 // Tokens are fewer than the header says only when an unlogged tail was lost.
 TailHalves read_tail(Cache *cache, const Sequence *s, int layer, MemoryContext context);
+TailHalves read_tail_part(Cache *cache, const Sequence *s, int layer, const Range &range, MemoryContext context);
+// May this caller read the tail without the planner?
+bool tail_read_directly(const Cache *cache);
 
 // All layers at once, for sealing: [layers * heads][tokens][dim].
 TailHalves read_whole_tail(Cache *cache, const Sequence *s, int32_t stop, MemoryContext context);

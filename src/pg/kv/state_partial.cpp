@@ -12,6 +12,11 @@
 namespace vkv::kv {
 namespace {
 
+// What a head takes: its objects and scores of a tile; an element of q as it came, as a float, in digits and rotated; one of the
+// sums, with a share of them in the rotated basis.
+constexpr size_t kHeadBytes = 3072;
+constexpr int kQueryBytes = 16, kSumBytes = 8;
+
 bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
 {
     return kept.size() == n && memcmp(kept.data(), bytes, n) == 0;
@@ -76,6 +81,7 @@ void PartialAttention::check_geometry(const TensorView &q, const TileView &tile)
                             rows_, kv_heads_, dim_k_, dim_v_, rows, tile.heads, tile.dim_k, tile.dim_v));
     }
     heads_.clear();
+    bytes_ = 0;
     heads_.resize(static_cast<size_t>(tile.heads));
     rows_ = rows;
     kv_heads_ = tile.heads;
@@ -90,6 +96,7 @@ PartialAttention::Head &PartialAttention::head(const TileView &tile)
     if (!head) {
         head = std::make_unique<Head>();
         head->sums.reset(head_rows_, dim_v_);
+        bytes_ += kHeadBytes + static_cast<size_t>(head_rows_) * static_cast<size_t>(kQueryBytes * dim_k_ + kSumBytes * dim_v_);
     }
     return *head;
 }

@@ -33,6 +33,7 @@ public:
     void clear();
     int rows() const { return rows_; }
     int dim() const { return dim_v_; }
+    size_t bytes() const { return bytes_; }  // of memory, roughly
     // Adds what was seen to a state of the same rows and dim.
     void merge_into(StateHeader *state);
 
@@ -55,6 +56,7 @@ private:
     void take_queries(Head *head, const TileView &tile, const TensorView &q, const Scaling &scaling);
 
     int rows_ = 0, head_rows_ = 0, kv_heads_ = 0, dim_k_ = 0, dim_v_ = 0;
+    size_t bytes_ = 0;
     bool seen_ = false;
     std::vector<std::unique_ptr<Head>> heads_;
     std::vector<float> scratch_;

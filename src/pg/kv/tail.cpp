@@ -14,18 +14,19 @@ namespace {
 // Takes rows in order of chunk and position, and puts the slots first_slot .. first_slot + slots - 1 where they belong.
 class Gather {
 public:
-    Gather(const Cache *c, const Sequence *s, int first_slot, int slots, int32_t tokens, MemoryContext context)
-        : cache_(c), sequence_(s), first_slot_(first_slot), slots_(slots), tokens_(tokens)
+    Gather(const Cache *c, const Sequence *s, int first_slot, int slots, const Range &range, MemoryContext context)
+        : cache_(c), sequence_(s), first_slot_(first_slot), slots_(slots), range_(range), tokens_(range.to - range.from)
     {
-        const size_t n = static_cast<size_t>(slots) * static_cast<size_t>(tokens);
-        halves_.first = s->sealed;
-        halves_.tokens = tokens;
+        const size_t n = static_cast<size_t>(slots) * static_cast<size_t>(tokens_);
+        halves_.first = range.from;
+        halves_.tokens = tokens_;
         halves_.k = static_cast<uint16_t *>(MemoryContextAllocHuge(context, n * 2 * static_cast<size_t>(c->dim_k) + 64));
         halves_.v = c->values_in_keys
                         ? nullptr
                         : static_cast<uint16_t *>(MemoryContextAllocHuge(context, n * 2 * static_cast<size_t>(c->dim_v) + 64));
     }
 
+    const Range &range() const { return range_; }
     int first_chunk() const { return first_slot_ / cache_->row_slots; }
     int last_chunk() const { return (first_slot_ + slots_ - 1) / cache_->row_slots; }
 
@@ -36,7 +37,7 @@ public:
         if (view.dtype != Dtype::f16 || view.dims != 2 || view.shape[0] != static_cast<uint32_t>(end - begin) ||
             view.shape[1] != static_cast<uint32_t>(cache_->slot_values()))
             damaged(chunk, pos, "has the wrong shape");
-        const int32_t t = pos - sequence_->sealed;
+        const int32_t t = pos - range_.from;
         const auto *values = static_cast<const uint16_t *>(view.data);
         for (int slot = std::max(begin, first_slot_); slot < std::min(end, first_slot_ + slots_); ++slot) {
             const uint16_t *from = values + static_cast<size_t>(slot - begin) * static_cast<size_t>(cache_->slot_values());
@@ -78,6 +79,7 @@ private:
     const Cache *cache_;
     const Sequence *sequence_;
     int first_slot_, slots_;
+    Range range_;
     int32_t tokens_;
     TailHalves halves_{};
     int64_t taken_ = 0;
@@ -112,9 +114,8 @@ Oid direct_index(const Cache *c, Relation *rel)
     return index;
 }
 
-void gather_direct(Gather *gather, const Cache *c, const Sequence *s, int32_t stop, Relation table, Oid index_oid)
+void gather_direct(Gather *gather, const Sequence *s, Relation table, Oid index_oid)
 {
-    (void)c;
     Relation index = index_open(index_oid, AccessShareLock);
     TupleTableSlot *slot = table_slot_create(table, nullptr);
     IndexScanDesc scan = compat::begin_index_scan(table, index, GetActiveSnapshot(), 4);
@@ -122,8 +123,8 @@ void gather_direct(Gather *gather, const Cache *c, const Sequence *s, int32_t st
         ScanKeyData keys[4];
         ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(s->own()));
         ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(chunk));
-        ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(s->sealed));
-        ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(stop));
+        ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(gather->range().from));
+        ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(gather->range().to));
         index_rescan(scan, keys, 4, nullptr, 0);
         while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
             bool null;
@@ -137,10 +138,10 @@ void gather_direct(Gather *gather, const Cache *c, const Sequence *s, int32_t st
     table_close(table, AccessShareLock);
 }
 
-void gather_planned(Gather *gather, Cache *c, const Sequence *s, int32_t stop, bool read_only)
+void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
 {
-    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->sealed), Int32GetDatum(stop), Int32GetDatum(gather->first_chunk()),
-                      Int32GetDatum(gather->last_chunk())};
+    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(gather->range().from), Int32GetDatum(gather->range().to),
+                      Int32GetDatum(gather->first_chunk()), Int32GetDatum(gather->last_chunk())};
     run_plan(c, Plan::tail_read_chunks, values, read_only);
     for (uint64_t i = 0; i < SPI_processed; ++i) {
         HeapTuple row = SPI_tuptable->vals[i];
@@ -156,23 +157,36 @@ void gather_planned(Gather *gather, Cache *c, const Sequence *s, int32_t stop, b
 
 TailHalves read_tail(Cache *c, const Sequence *s, int layer, MemoryContext context)
 {
-    if (s->length == s->sealed) return {s->sealed, 0, nullptr, nullptr};
-    if (!c->tail_logged && RecoveryInProgress()) return {s->sealed, 0, nullptr, nullptr};
-    Gather gather(c, s, layer * c->kv_heads, c->kv_heads, s->length - s->sealed, context);
+    return read_tail_part(c, s, layer, {s->sealed, s->length}, context);
+}
+
+TailHalves read_tail_part(Cache *c, const Sequence *s, int layer, const Range &range, MemoryContext context)
+{
+    if (range.from >= range.to) return {range.from, 0, nullptr, nullptr};
+    if (!c->tail_logged && RecoveryInProgress()) return {range.from, 0, nullptr, nullptr};
+    Gather gather(c, s, layer * c->kv_heads, c->kv_heads, range, context);
     Relation table;
     Oid index = direct_index(c, &table);
     if (OidIsValid(index))
-        gather_direct(&gather, c, s, s->length, table, index);
+        gather_direct(&gather, s, table, index);
     else
-        gather_planned(&gather, c, s, s->length, true);
+        gather_planned(&gather, c, s, true);
     return gather.finish();
+}
+
+bool tail_read_directly(const Cache *c)
+{
+    Relation table;
+    if (!OidIsValid(direct_index(c, &table))) return false;
+    table_close(table, AccessShareLock);
+    return true;
 }
 
 TailHalves read_whole_tail(Cache *c, const Sequence *s, int32_t stop, MemoryContext context)
 {
     if (stop <= s->sealed) return {s->sealed, 0, nullptr, nullptr};
-    Gather gather(c, s, 0, c->slots(), stop - s->sealed, context);
-    gather_planned(&gather, c, s, stop, false);
+    Gather gather(c, s, 0, c->slots(), {s->sealed, stop}, context);
+    gather_planned(&gather, c, s, false);
     return gather.finish();
 }
 

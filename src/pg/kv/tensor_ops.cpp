@@ -68,6 +68,16 @@ bool equal(FunctionCallInfo fcinfo)
     return a.dtype == b.dtype && same_shape(a, b) && memcmp(a.data, b.data, a.bytes()) == 0;
 }
 
+uint64_t hash_of(const TensorView &tensor, uint64_t seed)
+{
+    const auto hash = [](const void *bytes, size_t n, uint64_t start) {
+        return hash_bytes_extended(static_cast<const unsigned char *>(bytes), static_cast<int>(n), start);
+    };
+    uint32_t head[1 + kMaxTensorDims] = {static_cast<uint32_t>(tensor.dtype) << 8 | static_cast<uint32_t>(tensor.dims)};
+    std::copy_n(tensor.shape, tensor.dims, head + 1);
+    return hash(tensor.data, tensor.bytes(), hash(head, sizeof(head), seed));
+}
+
 // Calls visit(x, y) for all pairs of elements.
 template <typename Visit>
 void visit_pairs(FunctionCallInfo fcinfo, Visit visit)
@@ -214,6 +224,19 @@ SQL_FUNCTION(kv_tensor_concat)
 SQL_FUNCTION(kv_tensor_eq) { return BoolGetDatum(equal(fcinfo)); }
 
 SQL_FUNCTION(kv_tensor_ne) { return BoolGetDatum(!equal(fcinfo)); }
+
+// Hashes what equality compares: dtype and dimensions, shape, bytes.
+SQL_FUNCTION(kv_tensor_hash)
+{
+    const TensorView tensor = tensor_argument(fcinfo, 0);
+    return UInt32GetDatum(static_cast<uint32_t>(hash_of(tensor, 0)));
+}
+
+SQL_FUNCTION(kv_tensor_hash_extended)
+{
+    const TensorView tensor = tensor_argument(fcinfo, 0);
+    return UInt64GetDatum(hash_of(tensor, static_cast<uint64_t>(PG_GETARG_INT64(1))));
+}
 
 // kv.max_error(a, b): the largest absolute difference, NaN when any difference is NaN.
 SQL_FUNCTION(kv_tensor_max_error)

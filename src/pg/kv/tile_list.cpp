@@ -207,7 +207,7 @@ const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *b
     return tile;
 }
 
-void init_settings()
+void define_tile_list_settings()
 {
     DefineCustomIntVariable("vectorkv.tile_list_memory", "Sets how much memory a session may use to remember where tiles lie.",
                             "32 bytes a tile; lists that were used longest ago are forgotten first.", &list_memory, 65536, 64,

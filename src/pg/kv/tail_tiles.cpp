@@ -1,0 +1,219 @@
+// Kept tails. A block is as many tokens as an f16 tile takes; whole blocks are kept as the planes of a tile a head, the last,
+// partial one as rows, which are interleaved anew at each call.
+
+#include "pg/kv/tail_tiles.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/kv/halves.h"
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/kv/settings.h"
+
+namespace vkv::kv {
+
+namespace {
+
+struct Key {
+    Oid table;
+    int32_t layer;
+    int64_t extent;
+};
+
+int kept_memory = 65536;  // kB
+size_t kept_bytes = 0;
+uint64_t uses = 0;
+uint64_t aborts = 0;
+HTAB *tails = nullptr;
+
+struct alignas(64) Planes {
+    uint8_t bytes[(kMaxTileData + 63) / 64 * 64];
+};
+
+}  // namespace
+
+struct TailTiles {
+    Key key;
+    int64_t epoch;
+    uint64_t aborts, last_use;
+    int32_t first, tokens;       // positions first .. first + tokens - 1
+    int32_t block;               // tokens of a whole block
+    std::vector<Planes> planes;  // [whole blocks][heads]
+    std::vector<uint16_t> k, v;  // [heads][block][dim]: the partial block
+    size_t bytes() const { return planes.capacity() * sizeof(Planes) + (k.capacity() + v.capacity()) * 2; }
+    int32_t whole() const { return tokens / block; }
+};
+
+namespace {
+
+struct Slot {
+    Key key;
+    TailTiles *tail;
+};
+
+void at_abort(XactEvent event, void *)
+{
+    if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT) ++aborts;
+}
+
+void at_subabort(SubXactEvent event, SubTransactionId, SubTransactionId, void *)
+{
+    if (event == SUBXACT_EVENT_ABORT_SUB) ++aborts;
+}
+
+void start()
+{
+    HASHCTL control{};
+    control.keysize = sizeof(Key);
+    control.entrysize = sizeof(Slot);
+    control.hcxt = TopMemoryContext;
+    tails = hash_create("vectorkv tails", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    RegisterXactCallback(entry<at_abort>, nullptr);
+    RegisterSubXactCallback(entry<at_subabort>, nullptr);
+}
+
+void remove(TailTiles *tail)
+{
+    kept_bytes -= tail->bytes();
+    const Key key = tail->key;
+    delete tail;
+    hash_search(tails, &key, HASH_REMOVE, nullptr);
+}
+
+// Forgets the tails that were used longest ago, all but `keep`, until the memory is within its limit.
+void shrink(const TailTiles *keep)
+{
+    while (kept_bytes > static_cast<size_t>(kept_memory) * 1024) {
+        HASH_SEQ_STATUS scan;
+        TailTiles *oldest = nullptr;
+        hash_seq_init(&scan, tails);
+        while (auto *slot = static_cast<Slot *>(hash_seq_search(&scan)))
+            if (slot->tail != keep && (!oldest || slot->tail->last_use < oldest->last_use)) oldest = slot->tail;
+        if (!oldest) return;
+        remove(oldest);
+    }
+}
+
+void clear(TailTiles *tail, const Sequence *s)
+{
+    tail->epoch = s->epoch;
+    tail->aborts = aborts;
+    tail->first = s->sealed;
+    tail->tokens = 0;
+    tail->planes.clear();
+}
+
+TailTiles *find(const Cache *c, const Sequence *s, int layer)
+{
+    if (!tails) start();
+    const Key key{c->tail, layer, s->own()};
+    bool found;
+    auto *slot = static_cast<Slot *>(hash_search(tails, &key, HASH_FIND, &found));
+    if (!found) {
+        auto tail = std::make_unique<TailTiles>();
+        tail->key = key;
+        tail->block = tile_capacity(c->shape(Codec::f16));
+        clear(tail.get(), s);
+        slot = pg_call([&] { return static_cast<Slot *>(hash_search(tails, &key, HASH_ENTER, nullptr)); });
+        slot->tail = tail.release();
+    }
+    TailTiles *tail = slot->tail;
+    tail->last_use = ++uses;
+    if (tail->epoch != s->epoch || tail->aborts != aborts || tail->first > s->sealed || tail->first + tail->tokens < s->sealed)
+        clear(tail, s);
+    return tail;
+}
+
+// Drops whole blocks that are sealed by now.
+void drop_sealed(const Cache *c, TailTiles *tail, int32_t sealed)
+{
+    const int32_t blocks = std::min((sealed - tail->first) / tail->block, tail->whole());
+    if (blocks < 4) return;  // moving the rest has its price, too
+    tail->planes.erase(tail->planes.begin(), tail->planes.begin() + static_cast<ptrdiff_t>(blocks) * c->kv_heads);
+    tail->first += blocks * tail->block;
+    tail->tokens -= blocks * tail->block;
+}
+
+Rows rows_of(const std::vector<uint16_t> &all, int head, int32_t block, int dim)
+{
+    const size_t d = static_cast<size_t>(dim);
+    return {all.data() + static_cast<size_t>(head) * static_cast<size_t>(block) * d, d};
+}
+
+TileView view_block(const Cache *c, const TailTiles *tail, int head, int32_t first, int32_t tokens, uint8_t *planes)
+{
+    const Rows v = c->values_in_keys ? Rows{} : rows_of(tail->v, head, tail->block, c->dim_v);
+    return view_halves(c->shape(Codec::f16), head, first, tokens, rows_of(tail->k, head, tail->block, c->dim_k), v, planes);
+}
+
+void add_rows(const Cache *c, TailTiles *tail, const TailHalves &halves)
+{
+    const size_t heads = static_cast<size_t>(c->kv_heads), block = static_cast<size_t>(tail->block);
+    const size_t dk = static_cast<size_t>(c->dim_k), dv = halves.v ? static_cast<size_t>(c->dim_v) : 0;
+    tail->k.resize(heads * block * dk);
+    tail->v.resize(heads * block * dv);
+    const auto n = static_cast<size_t>(halves.tokens);
+    for (size_t t = 0; t < n;) {
+        const size_t at = static_cast<size_t>(tail->tokens) % block, count = std::min(block - at, n - t);
+        for (size_t h = 0; h < heads; ++h) {
+            memcpy(&tail->k[(h * block + at) * dk], halves.k + (h * n + t) * dk, 2 * count * dk);
+            if (dv) memcpy(&tail->v[(h * block + at) * dv], halves.v + (h * n + t) * dv, 2 * count * dv);
+        }
+        t += count;
+        if (at + count == block) {
+            const size_t made = tail->planes.size();
+            tail->planes.resize(made + heads);
+            for (size_t h = 0; h < heads; ++h)
+                view_block(c, tail, static_cast<int>(h), 0, tail->block, tail->planes[made + h].bytes);
+        }
+        tail->tokens += static_cast<int32_t>(count);
+    }
+}
+
+}  // namespace
+
+TailTiles *open_tail(Cache *c, const Sequence *s, int layer, int32_t *tokens)
+{
+    *tokens = 0;
+    if (s->length == s->sealed) return nullptr;
+    TailTiles *tail = find(c, s, layer);
+    if (!pg_call([c] { return tail_read_directly(c); })) clear(tail, s);
+    const int32_t have = tail->first + tail->tokens;
+    if (have < s->length) {
+        const size_t before = tail->bytes();
+        const TailHalves halves = read_tail_part(c, s, layer, {have, s->length}, CurrentMemoryContext);
+        if (halves.tokens == 0) return nullptr;
+        drop_sealed(c, tail, s->sealed);
+        add_rows(c, tail, halves);
+        kept_bytes += tail->bytes() - before;
+        shrink(tail);
+    }
+    *tokens = s->length - s->sealed;
+    return tail;
+}
+
+void visit_tail(Cache *c, TailTiles *tail, TailVisitor visit, void *argument)
+{
+    const TileShape shape = c->shape(Codec::f16);
+    for (int32_t b = 0; b < tail->whole(); ++b)
+        for (int h = 0; h < c->kv_heads; ++h) {
+            auto &planes = tail->planes[static_cast<size_t>(b) * static_cast<size_t>(c->kv_heads) + static_cast<size_t>(h)];
+            visit(argument, view_planes(shape, h, tail->first + b * tail->block, tail->block, planes.bytes));
+        }
+    const int32_t rest = tail->tokens % tail->block;
+    if (rest == 0) return;
+    Planes planes;
+    for (int h = 0; h < c->kv_heads; ++h)
+        visit(argument, view_block(c, tail, h, tail->first + tail->whole() * tail->block, rest, planes.bytes));
+}
+
+void define_tail_settings()
+{
+    DefineCustomIntVariable("vectorkv.tail_memory", "Sets how much memory a session may use to keep the tails of sequences.",
+                            "Tails that were used longest ago are forgotten first, and read again when they are needed.",
+                            &kept_memory, 65536, 64, MAX_KILOBYTES, PGC_USERSET, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+}
+
+}  // namespace vkv::kv
