@@ -41,10 +41,11 @@ CREATE FUNCTION pg_temp.reference(q kv.tensor, tiles kv.tile[], scale float8 DEF
          (SELECT array_agg(lse ORDER BY r) FROM sums)::kv.tensor
 $$;
 
-CREATE TABLE kv_aggregate_t (codec text, seq int, layer int, head int, pos int, tile kv.tile);
+CREATE TABLE kv_aggregate_t (codec text, seq int, layer int, head int, pos int, tile kv.tile) WITH (autovacuum_enabled = off, parallel_workers = 2);
 INSERT INTO kv_aggregate_t SELECT c.codec, seq, layer, i.head, i.first_position, tile
   FROM unnest(ARRAY['f16', 'int8', 'int4_uniform', 'int4_rotated']) AS c(codec), generate_series(1, 2) AS seq, generate_series(0, 1) AS layer,
        kv.encode(pg_temp.numbers(10 * seq + layer, 2, 70 + 60 * seq, 32), pg_temp.numbers(100 * seq + layer, 2, 70 + 60 * seq, 32), c.codec) AS tile, kv.info(tile) AS i;
+ANALYZE kv_aggregate_t;
 CREATE TEMP TABLE query AS SELECT seq, layer, pg_temp.numbers(1000 + 10 * seq + layer, 4, 32) AS q FROM generate_series(1, 2) AS seq, generate_series(0, 1) AS layer;
 CREATE TEMP TABLE expected AS SELECT codec, seq, layer, (pg_temp.reference(q, tiles)).*
   FROM (SELECT codec, seq, layer, array_agg(tile ORDER BY pos, head) AS tiles FROM kv_aggregate_t GROUP BY codec, seq, layer) AS t JOIN query USING (seq, layer);
@@ -106,18 +107,19 @@ SELECT id, codec, kv.max_error(a, (pg_temp.reference(q, tiles)).output) < 1e-5 A
 SET enable_sort = off;
 SET work_mem = '64kB';
 SET hash_mem_multiplier = 1;
-CREATE FUNCTION pg_temp.batches(query text) RETURNS int LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.hashed(field text, expression text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
   plan json;
 BEGIN
-  EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, FORMAT json) ' || query INTO plan;
-  RETURN plan -> 0 -> 'Plan' ->> 'HashAgg Batches';
+  EXECUTE format('EXPLAIN (ANALYZE, TIMING OFF, FORMAT json) SELECT %s FROM kv_aggregate_t GROUP BY codec, seq, layer, head, pos', expression) INTO plan;
+  RETURN plan -> 0 -> 'Plan' ->> field;
 END $$;
-SELECT pg_temp.batches($$SELECT kv.attention('{{1}}'::kv.tensor, NULL) FROM kv_aggregate_t GROUP BY codec, seq, layer, head, pos$$) AS without_tiles,
-       pg_temp.batches(format($$SELECT kv.attention(%L, tile) FROM kv_aggregate_t GROUP BY codec, seq, layer, head, pos$$, current_setting('kv_test.q'))) > 1 AS spilled;
+SELECT pg_temp.hashed('HashAgg Batches', 'kv.attention(current_setting(''kv_test.q'')::kv.tensor, tile)') > 1 AS spilled;
 SELECT count(*), count(*) FILTER (WHERE kv.tensor_eq(a, output)) AS same
   FROM (SELECT codec, seq, layer, head, pos, kv.attention(current_setting('kv_test.q')::kv.tensor, tile) AS a FROM kv_aggregate_t GROUP BY codec, seq, layer, head, pos) AS t
   JOIN (SELECT codec, seq, layer, head, pos, (kv.finish(kv.partial(current_setting('kv_test.q')::kv.tensor, tile))).output FROM kv_aggregate_t) AS p USING (codec, seq, layer, head, pos);
+SET work_mem = '64MB';
+SELECT pg_temp.hashed('Peak Memory Usage', 'kv.attention(current_setting(''kv_test.q'')::kv.tensor, tile)') - pg_temp.hashed('Peak Memory Usage', 'count(tile)') BETWEEN 60 * 3 AND 60 * 12 AS counted;
 RESET enable_sort;
 RESET work_mem;
 RESET hash_mem_multiplier;

@@ -1,7 +1,7 @@
 """Where a model keeps its keys and values: in a table of PostgreSQL, or, to compare with, in this process.
 
-Both have length (tokens held), attend(layer, q, k, v) and append(k, v) as model.py describes them. PostgresCache computes nothing: each
-attend is one call of kv.attend, each append one of kv.append a sequence.
+Both have length (tokens held), attend(layer, q, k, v) and append(k, v) as model.py describes them. PostgresCache computes nothing:
+each attend is one call of kv.attend, each append one of kv.append a sequence.
 """
 
 import numpy as np

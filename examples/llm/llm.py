@@ -23,16 +23,17 @@ CHECKED = [
     "The seasons of the year are caused by",
     "def fibonacci(n):\n",
     # Long enough for sealed tiles: beyond the newest 128 tokens.
-    "A database keeps what a program would forget. When the program ends, its variables are gone; what it has written to a table "
-    "is there tomorrow, for itself and for others. That is why people put up with schemas, transactions and locks. A schema says what "
-    "may be written, so that a mistake is found when it is made and not a year later. A transaction says what belongs together, so "
-    "that nobody sees half of a transfer between two accounts. A lock says who comes first, so that two clerks do not sell the same "
-    "seat. None of this is free, and programs that need none of it are better off with a file. But most programs grow, and sooner or "
-    "later each of them meets the question of what happens when the power fails in the middle of a write, when a second user comes, "
-    "or when last year's data must be read by this year's code. The answers have been known for a long time:",
+    "A database keeps what a program would forget. When the program ends, its variables are gone; what it has written "
+    "to a table is there tomorrow, for itself and for others. That is why people put up with schemas, transactions "
+    "and locks. A schema says what may be written, so that a mistake is found when it is made and not a year later. A "
+    "transaction says what belongs together, so that nobody sees half of a transfer between two accounts. A lock says "
+    "who comes first, so that two clerks do not sell the same seat. None of this is free, and programs that need none "
+    "of it are better off with a file. But most programs grow, and sooner or later each of them meets the question of "
+    "what happens when the power fails in the middle of a write, when a second user comes, or when last year's data "
+    "must be read by this year's code. The answers have been known for a long time:",
 ]
-# Rounding keys and values to halves moves the logits of the model in this process by some amount; PostgreSQL, which rounds the same,
-# may move them by this many times as much, since float32 sums in another order turn some roundings over.
+# Rounding keys and values to halves moves the logits of the model in this process by some amount; PostgreSQL, which rounds the
+# same, may move them by this many times as much, since float32 sums in another order turn some roundings over.
 ROUNDING_LIMIT = 2
 EXACT_CHUNK = 256
 
@@ -107,31 +108,33 @@ def teacher_forced(model, cache, ids, chunk):
     return np.concatenate(out, axis=1)
 
 
-def perplexity(model, options):
+def windows_of(model, options):
+    """The first windows * context tokens of the text: [windows, context]."""
     with open(options.text) as file:
-        ids = model.tokenizer.encode(file.read()).ids[: options.windows * options.context]
-    if len(ids) < options.windows * options.context:
-        raise SystemExit(f"{options.text} has {len(ids)} tokens, {options.windows * options.context} are asked for")
-    ids = np.array(ids).reshape(options.windows, options.context)
-    exact = np.concatenate(
-        [teacher_forced(model, MemoryCache(model.config, 1, options.context), row[None], EXACT_CHUNK) for row in ids]
-    )
-    print(
-        f"exact, in this process: perplexity {np.exp(exact.mean()):.4f} of {ids.size} tokens in {options.windows} windows"
-    )
+        ids = model.tokenizer.encode(file.read()).ids
+    wanted = options.windows * options.context
+    if len(ids) < wanted:
+        raise SystemExit(f"{options.text} has {len(ids)} tokens, {wanted} are asked for")
+    return np.array(ids[:wanted]).reshape(options.windows, options.context)
+
+
+def perplexity(model, options):
+    ids = windows_of(model, options)
+    exact = [
+        teacher_forced(model, MemoryCache(model.config, 1, options.context), row[None], EXACT_CHUNK) for row in ids
+    ]
+    exact = np.concatenate(exact)
+    print("| codec | perplexity | against the exact model | ± | s |\n|---|---|---|---|---|")
+    print(f"| none, in this process | {np.exp(exact.mean()):.4f} | | | |", flush=True)
     for codec in options.codecs.split(","):
         started = time.perf_counter()
         cache = PostgresCache(options.dsn, model.config, options.windows, codec)
         losses = teacher_forced(model, cache, ids, options.chunk)
-        tokens, stored = cache.stored()
         cache.close()
-        apart = losses - exact
-        error = apart.std() / np.sqrt(apart.size)
-        print(
-            f"{codec}: perplexity {np.exp(losses.mean()):.4f}, {100 * np.expm1(apart.mean()):+.3f} % (± {100 * error:.3f}); "
-            f"{stored / tokens:,.0f} bytes a token in tables, {time.perf_counter() - started:.0f} s",
-            flush=True,
-        )
+        change = losses - exact
+        error = 100 * change.std() / np.sqrt(change.size)
+        figures = f"{np.exp(losses.mean()):.4f} | {100 * np.expm1(change.mean()):+.3f} % | {error:.3f}"
+        print(f"| `{codec}` | {figures} | {time.perf_counter() - started:.0f} |", flush=True)
     return True
 
 

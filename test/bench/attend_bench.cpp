@@ -55,7 +55,11 @@ struct Layer {
             queries[head].set(q.data(), rows, model.dim, scale, 0);
             sums[head].reset(rows, model.dim);
             const TileView *view = &views[head * tiles_a_head];
-            for (size_t i = 0; i < tiles_a_head; i++) sums[head].add(queries[head], view[i], {});
+            for (size_t i = 0; i < tiles_a_head; i++) {
+                Selection selection;
+                selection.next = i + 1 < tiles_a_head ? view[i + 1].k - kTileHeaderBytes : nullptr;
+                sums[head].add(queries[head], view[i], selection);
+            }
             sums[head].finish(&outputs[head * static_cast<size_t>(rows * model.dim)], nullptr);
         }
     }

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""KV caches and attention in a private server, beside the fastest attention of numpy, PyTorch and llama.cpp measured in the same run.
+"""KV caches and attention in a private server, beside the fastest attention of numpy, PyTorch and llama.cpp measured in
+the same run.
 
-Data are the keys, values and queries of a real model (kv_data.py); every answer is judged before it is timed. Prints Markdown tables.
+Data are the keys, values and queries of a real model (kv_data.py); every answer is judged before it is timed. Prints
+Markdown tables.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Attention problems of any size made of the keys, values and queries of a real model, and what a right answer is.
 
-The file (k_post, v [layer, kv_head, token, 64], q [layer, q_head, position, 64], halves) is one text of a model with 3 query heads
-a KV head. A KV head of a problem is one or more of its heads side by side (dim / 64); more tokens than the file has are the same
-again with noise of 5 % of each dimension's deviation, so that no two keys are equal; the sequences of a batch are other layers.
+The file (k_post, v [layer, kv_head, token, 64], q [layer, q_head, position, 64], halves) is one text of a model with
+3 query heads a KV head. A KV head of a problem is one or more of its heads side by side (dim / 64); more tokens than
+the file has are the same again with noise of 5 % of each dimension's deviation, so that no two keys are equal; the
+sequences of a batch are other layers.
 """
 
 import os

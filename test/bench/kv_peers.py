@@ -3,9 +3,10 @@
 
     kv_peers.py KV.npz [--ggml SOURCE --ggml-build BUILD] [--shapes all] [--threads 1,2] [--peers all] [--json OUT]
 
-Every peer and number of threads is a process of its own, so that no library's threads disturb another's. A peer's result is compared
-with float64 before it is timed; a wrong one is reported instead. A step is one layer, all heads, all sequences of the batch. Best and
-median wall time of many steps, and the CPU time of the process in the best one, which bears other load better.
+Every peer and number of threads is a process of its own, so that no library's threads disturb another's. A peer's
+result is compared with float64 before it is timed; a wrong one is reported instead. A step is one layer, all heads,
+all sequences of the batch. Best and median wall time of many steps, and the CPU time of the process in the best one,
+which bears other load better.
 """
 
 import argparse

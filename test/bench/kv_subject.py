@@ -1,7 +1,7 @@
 """A server with the extension vectorkv, caches in it, and how their answers are judged.
 
-An answer is compared with attention in float64 over what kv.fetch decodes: the kernel's own error. The error against the tensors as
-they were given, which holds the codec's, must stay below a limit a codec as well.
+An answer is compared with attention in float64 over what kv.fetch decodes: the kernel's own error. The error against
+the tensors as they were given, which holds the codec's, must stay below a limit a codec as well.
 """
 
 import os

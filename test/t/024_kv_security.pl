@@ -134,6 +134,7 @@ CREATE OPERATOR evil.&& (LEFTARG = bigint[], RIGHTARG = bigint[], FUNCTION = evi
 SQL
 $node->safe_psql('postgres', "SET ROLE alice; SET search_path = evil, pg_catalog, public; SELECT public.k(0, 1); SELECT kv.append('chat', 20, public.k(0, 200), public.v(0, 200)); "
 	  . "SELECT kv.fork('chat', 20, 21); SELECT kv.truncate('chat', 20, 50); SELECT kv.recode('chat', 21, 'int4'); SELECT kv.drop_sequence('chat', 20); SELECT kv.drop_sequence('chat', 21)");
+is($node->safe_psql('postgres', "SELECT count(*) > 0 FROM evil.log WHERE who = 'alice'"), 't', "the caller's operators are found in what runs as the caller");
 is($node->safe_psql('postgres', "SELECT DISTINCT who FROM evil.log WHERE who <> 'alice'"), '', "no function of the caller's runs as somebody else");
 is($node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM chat_sealed) + (SELECT count(*) FROM chat_tail)'), '0', 'and nothing is left behind');
 

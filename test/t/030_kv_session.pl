@@ -65,7 +65,7 @@ foreach my $cache (qw(exact small))
 	same('places used again');
 
 	# Rewritten tables: every tile has moved.
-	there("DELETE FROM kv_sample WHERE name = 'nothing'; VACUUM FULL ${name}_sealed; VACUUM FULL ${name}_tail; VACUUM FULL $name");
+	there("VACUUM FULL ${name}_sealed; VACUUM FULL ${name}_tail; VACUUM FULL $name");
 	same('VACUUM FULL');
 	there("CLUSTER ${name}_sealed USING ${name}_sealed_pkey; REINDEX TABLE ${name}_sealed");
 	same('CLUSTER and REINDEX');

@@ -1,5 +1,6 @@
 // Every codec at every shape that matters: the same bits on every level of the processor, decoded within its error bound, finite
 // whatever the values, and exact where it can be. Bounds of real data are measured ones with a tenth to spare.
+#include "core/kv/crc32c.h"
 #include "core/kv/levels.h"
 #include "core/kv/rotation.h"
 #include "kv_rows.h"
@@ -30,12 +31,11 @@ double normal_bound(Codec codec)
             return 0.008;
         case Codec::uniform4:
         case Codec::rotated4:
-            return 0.11;
+            return 0.1;
         case Codec::uniform3:
         case Codec::rotated3:
-            return 0.22;
+            return 0.21;
         case Codec::uniform2:
-            return 0.5;
         case Codec::rotated2:
             return 0.38;
     }
@@ -290,21 +290,26 @@ TEST(Levels, AreCentroidsOfTheNormalDistribution)
 
 // ---- real data -------------------------------------------------------------------------------------------------------------
 
-double sample_error(Codec codec, const Halves &rows)
+struct Errors {
+    double k, v;
+};
+
+// Of rows that are encoded as keys and as values.
+Errors sample_errors(Codec codec, const Halves &rows)
 {
     const TileShape shape{codec, 0, 64, 64, 1};
     const auto capacity = static_cast<size_t>(tile_capacity(shape));
-    std::vector<float> all;
+    std::vector<float> k, v;
     for (size_t head = 0; head < kSampleHeads; ++head)
         for (size_t t = 0; t < kSampleTokens; t += capacity) {
             const size_t tokens = std::min(capacity, kSampleTokens - t), at = (head * kSampleTokens + t) * kSampleDim;
-            const Halves part(rows.begin() + static_cast<ptrdiff_t>(at),
-                              rows.begin() + static_cast<ptrdiff_t>(at + tokens * kSampleDim));
+            const auto begin = rows.begin() + static_cast<ptrdiff_t>(at);
+            const Halves part(begin, begin + static_cast<ptrdiff_t>(tokens * kSampleDim));
             const Decoded decoded(Tile(shape, static_cast<int>(tokens), part, part).view());
-            EXPECT_EQ(decoded.k, decoded.v);
-            all.insert(all.end(), decoded.k.begin(), decoded.k.end());
+            k.insert(k.end(), decoded.k.begin(), decoded.k.end());
+            v.insert(v.end(), decoded.v.begin(), decoded.v.end());
         }
-    return relative_error(all, rows);
+    return {relative_error(k, rows), relative_error(v, rows)};
 }
 
 struct RealBound {
@@ -312,24 +317,38 @@ struct RealBound {
     double k_post, k_pre, v;
 };
 
+// Checksums of encoded planes, the same for every compiler and processor. They change only when an encoder chooses other codes,
+// which it may: what is stored stays readable.
+TEST(Codec, EncodesTheSampleToTheSameBitsEverywhere)
+{
+    const Halves k = sample_of("k_post"), v = sample_of("v");
+    const uint32_t golden[kCodecs] = {0x7BD2CCE5, 0x299CFF17, 0xA5B079CD, 0x517F51CC,
+                                      0xAE49B5C1, 0x1710CC40, 0xD300FF26, 0x432B9E17};
+    for (Codec codec : all_codecs()) {
+        const TileShape shape{codec, 0, 64, 64, 1};
+        const std::vector<uint8_t> planes = Tile(shape, tile_capacity(shape), k, v).planes();
+        EXPECT_EQ(crc32c(0, planes.data(), planes.size()), golden[static_cast<int>(codec)]) << codec_name(codec);
+    }
+}
+
 TEST(Codec, RealKeysAndValuesAreWithinTheirBounds)
 {
     const Halves k_post = sample_of("k_post"), k_pre = sample_of("k_pre"), v = sample_of("v");
     const RealBound bounds[] = {
         {Codec::f16, 0, 0, 0},
         {Codec::int8, 0.0109, 0.011, 0.0082},
-        {Codec::uniform4, 0.13, 0.132, 0.113},
-        {Codec::uniform3, 0.279, 0.283, 0.243},
-        {Codec::uniform2, 0.645, 0.637, 0.564},
-        {Codec::rotated4, 0.1, 0.101, 0.102},
-        {Codec::rotated3, 0.191, 0.192, 0.196},
-        {Codec::rotated2, 0.357, 0.355, 0.367},
+        {Codec::uniform4, 0.13, 0.132, 0.107},
+        {Codec::uniform3, 0.279, 0.283, 0.214},
+        {Codec::uniform2, 0.465, 0.468, 0.41},
+        {Codec::rotated4, 0.0919, 0.0915, 0.0935},
+        {Codec::rotated3, 0.183, 0.182, 0.188},
+        {Codec::rotated2, 0.355, 0.352, 0.365},
     };
     for (const RealBound &bound : bounds) {
         const char *name = codec_name(bound.codec);
-        EXPECT_LE(sample_error(bound.codec, k_post), bound.k_post) << name;
-        EXPECT_LE(sample_error(bound.codec, k_pre), bound.k_pre) << name;
-        EXPECT_LE(sample_error(bound.codec, v), bound.v) << name;
+        EXPECT_LE(sample_errors(bound.codec, k_post).k, bound.k_post) << name;
+        EXPECT_LE(sample_errors(bound.codec, k_pre).k, bound.k_pre) << name;
+        EXPECT_LE(sample_errors(bound.codec, v).v, bound.v) << name;
     }
 }
 

@@ -13,7 +13,7 @@
 #include "core/error.h"
 #include "core/kv/levels.h"
 #include "core/kv/queries.h"
-#include "core/kv/rotation.h"
+
 
 namespace vkv::kv {
 namespace {
@@ -32,6 +32,8 @@ struct Seen {
 
 Seen seen_by(const TileView &tile, const Selection &selection, int row)
 {
+    const int64_t behind = int64_t{tile.first} + tile.tokens;
+    if (!selection.sights && selection.from <= tile.first && selection.to >= behind) return {0, 0, 0, tile.tokens};
     const auto offset = [&](int64_t position) {
         return static_cast<int>(std::clamp<int64_t>(position - tile.first, 0, tile.tokens));
     };
@@ -76,7 +78,7 @@ public:
           selection_(selection),
           job_{&tile, is_rotated(tile.codec) ? levels(bits_of(tile.codec)) : nullptr},
           rotated_(is_rotated(tile.codec)),
-          direct_keys_(scores_kernel() && !tile.before_rope() && !tile.values_in_keys() && bytes_behind_keys() >= 64),
+          direct_keys_(scores_kernel() && !tile.before_rope() && !tile.values_in_keys() && (tile.codec != Codec::f16 || bytes_behind_keys() >= 64)),
           direct_values_(values_kernel() && !tile.values_in_keys() && (tile.codec == Codec::f16 || tile.tokens <= kMostTokens)),
           queries_(forms.in_basis(rotated_ && !tile.before_rope(), direct_keys_ && tile.codec != Codec::f16, kernels_)),
           stride_(padded(static_cast<size_t>(tile.tokens), kScorePad) + kScorePad)
@@ -200,7 +202,7 @@ private:
         float key[kMaxHeadDim];
         for (int lane = 0; lane < kBlock; lane++) {
             for (int d = 0; d < tile_.dim_k; d++) key[d] = block[d * kBlock + lane];
-            rotate_back(key, tile_.dim_k);
+            rotate_back_by(kernels_, key, tile_.dim_k);
             for (int d = 0; d < tile_.dim_k; d++) block[d * kBlock + lane] = key[d];
         }
     }
@@ -282,7 +284,7 @@ struct Accumulator::Parts {
         if (!rotated_dim) return;
         float turned[kMaxHeadDim];
         std::copy_n(rotated_row(r), rotated_dim, turned);
-        rotate_back(turned, rotated_dim);
+        rotate_back_by(attend_kernels(simd::active_level()), turned, rotated_dim);
         for (int d = 0; d < dim_v; d++) out[d] += turned[d];
     }
 

@@ -218,16 +218,24 @@ inline Floats code_of(Floats x, Floats least, Floats inverse, Floats top)
     return smaller(larger((x - least) * inverse, all(0)), top) + kRounder - kRounder;
 }
 
-// The line through n values by least squares. Codes of the whole range waste levels on a few outlying values, so narrower ranges
-// are tried too, and values beyond them take the last code; the line that leaves the least squared error is kept.
-Line best_line(const float *x, int n, float top_code)
+// The line from the least to the largest of n values.
+Line whole_line(const float *x, int n, float top)
 {
-    constexpr float kRanges[] = {1, 0.9f, 0.8f, 0.7f, 0.6f};
     Floats low = load(x), high = low;
     for (int d = 1; d < n; ++d) {
         low = smaller(load(x + d * kLanes), low);
         high = larger(load(x + d * kLanes), high);
     }
+    return {low, (high - low) / all(top)};
+}
+
+// The line through n values by least squares. Codes of the whole range waste levels on a few outlying values, so narrower ranges
+// are tried too, and values beyond them take the last code; the line that leaves the least squared error is kept.
+Line best_line(const float *x, int n, float top_code)
+{
+    constexpr float kRanges[] = {1, 0.9f, 0.8f, 0.7f, 0.6f};
+    const Line whole = whole_line(x, n, top_code);
+    const Floats low = whole.least, high = low + whole.step * top_code;
     const Floats middle = (low + high) * 0.5f, top = all(top_code);
     const float part = 1 / static_cast<float>(n);
     Floats mean = {};  // of values from the middle, as everything below
@@ -266,12 +274,14 @@ void encode_uniform(const PlaneJob &job, Block block)
     constexpr int kGroup = 64;
     const int groups = (job.dim + kGroup - 1) / kGroup;
     const float top = static_cast<float>((1 << job.bits) - 1);
+    // Attention hangs on the few large dimensions of keys: cutting them costs more than it gains, but for the coarsest codes.
+    const bool cut = job.along_tokens || job.bits == 2;
     for (int base = 0, group = 0; base < job.dim; base += kGroup, ++group) {
         const int n = job.dim - base < kGroup ? job.dim - base : kGroup;
         uint16_t steps[kLanes], minima[kLanes];
         for (int lane = 0; lane < kLanes; lane += kVector) {
             const float *x = job.x + base * kLanes + lane;
-            const Line line = best_line(x, n, top);
+            const Line line = cut ? best_line(x, n, top) : whole_line(x, n, top);
             float least[kVector], inverse[kVector];
             for (int t = 0; t < kVector; ++t) {
                 round_line(line.least[t], line.step[t], top, minima + lane + t, steps + lane + t);

@@ -86,6 +86,7 @@ extern constinit const AttendKernels kPlainAttend = {
     .digits = nullptr,
     
     .softcap = softcap,
+    .hadamard = hadamard,
     .scale = scale,
 };
 

@@ -134,6 +134,7 @@ struct AttendKernels {
     void (*digits)(const DigitJob &);  // null: no kernel wants them
     
     void (*softcap)(float *x, size_t n, float cap);   // n a multiple of 16
+    void (*hadamard)(float *x, int p);  // orthonormal, in place; p a power of two, at least kBlock
     void (*scale)(float *x, size_t n, float factor);  // n a multiple of 16
 };
 

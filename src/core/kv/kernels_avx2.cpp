@@ -78,6 +78,7 @@ extern constinit const AttendKernels kAvx2Attend = {
     .digits = nullptr,
     
     .softcap = softcap,
+    .hadamard = hadamard,
     .scale = scale,
 };
 

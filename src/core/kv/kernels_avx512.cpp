@@ -95,8 +95,9 @@ void f16_scores_wide(const ScoreJob &job)
 {
     const int tokens = job.job.tile->tokens;
     int t = 0;
-    for (; t + 16 < tokens; t += 32) f16_scores_part<kRows, 2>(job, t);
-    if (t < tokens) f16_scores_part<kRows, 1>(job, t);
+    // One group at a time where that gives enough sums: the compiler then takes a broadcast from memory for every product.
+    for (; kRows <= 2 && t + 16 < tokens; t += 32) f16_scores_part<kRows, 2>(job, t);
+    for (; t < tokens; t += 16) f16_scores_part<kRows, 1>(job, t);
 }
 
 }  // namespace
@@ -119,6 +120,7 @@ extern constinit const AttendKernels kAvx512Attend = {
     .digits = make_digits,
     
     .softcap = softcap,
+    .hadamard = hadamard,
     .scale = scale,
 };
 

@@ -70,6 +70,7 @@ inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
         job.m[row] = m = now;
         job.factors[row] = factor;
         total *= factor;
+        for (int i = kLanes; i < kBlock; i += kLanes) store(job.l + row * kBlock + i, load(job.l + row * kBlock + i) * factor);
         grew = true;
     }
     const Vec base = splat(m == kNothing ? 0.0f : m);  // nothing seen: e^(-inf - 0) = 0
@@ -473,6 +474,40 @@ void rope_block(const RopeBlock &job)
             store(b + lane, x * s + y * c);
         }
     }
+}
+
+// ---- rotation ---------------------------------------------------------------------------------------------------------------
+
+template <int kHalf, int... kLane>
+VKV_INLINE Vec butterfly_of(Vec x)
+{
+    const Vec other = __builtin_shufflevector(x, x, (kLane ^ kHalf)...), sign = {(kLane & kHalf ? -1.0f : 1.0f)...};
+    return x * sign + other;
+}
+template <int kHalf>
+VKV_INLINE Vec butterfly(Vec x)
+{
+    if constexpr (kHalf >= kLanes)
+        return x;
+    else if constexpr (kLanes == 16)
+        return butterfly_of<kHalf, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(x);
+    else if constexpr (kLanes == 8)
+        return butterfly_of<kHalf, 0, 1, 2, 3, 4, 5, 6, 7>(x);
+    else
+        return butterfly_of<kHalf, 0, 1, 2, 3>(x);
+}
+
+void hadamard(float *x, int p)
+{
+    for (int i = 0; i < p; i += kLanes) store(x + i, butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i))))));
+    for (int half = kLanes; half < p; half *= 2)
+        for (int base = 0; base < p; base += 2 * half)
+            for (int i = base; i < base + half; i += kLanes) {
+                const Vec a = load(x + i), b = load(x + i + half);
+                store(x + i, a + b);
+                store(x + i + half, a - b);
+            }
+    scale(x, static_cast<size_t>(p), 1 / __builtin_sqrtf(static_cast<float>(p)));
 }
 
 #define VKV_ALL_CODECS(function)                                                                                       \

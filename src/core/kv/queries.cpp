@@ -2,6 +2,7 @@
 #include "core/kv/queries.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -27,17 +28,27 @@ constexpr double kMostQuery = 1e38 / kMostKey;
 
 size_t padded(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-void check_query(const float *q, int row, int dim, float scale)
+// Bits of the largest magnitude: of a finite number they are below those of infinity.
+uint32_t most_bits(const float *q, size_t n)
 {
-    double total = 0;
-    for (int d = 0; d < dim; d++) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) most = std::max(most, std::bit_cast<uint32_t>(q[i]) & 0x7FFFFFFF);
+    return most;
+}
+
+[[noreturn]] void refuse_query(const float *q, int row, int dim)
+{
+    for (int d = 0; d < dim; d++)
         if (!std::isfinite(q[d]))
             throw Error(Errc::data_exception, "query values must be finite: row " + std::to_string(row) + ", dimension " +
                                                   std::to_string(d) + " is " + std::to_string(q[d]));
-        total += std::fabs(static_cast<double>(q[d]) * static_cast<double>(scale));
-    }
-    if (total > kMostQuery)
-        throw Error(Errc::data_exception, "query of row " + std::to_string(row) + " is too large: its scores would overflow");
+    throw Error(Errc::data_exception, "query of row " + std::to_string(row) + " is too large: its scores would overflow");
+}
+
+void check_query(const float *q, int row, int dim, float scale)
+{
+    const float most = std::bit_cast<float>(most_bits(q, static_cast<size_t>(dim)));
+    if (!(static_cast<double>(most) * dim * std::fabs(static_cast<double>(scale)) <= kMostQuery)) refuse_query(q, row, dim);
 }
 
 }  // namespace
@@ -78,7 +89,7 @@ const QueryRows &Queries::Forms::in_basis(bool rotated, bool digits, const Atten
         const size_t n = static_cast<size_t>(rows) * stride_;
         float *q = basis.q.get(n);
         std::copy_n(plain_.q.data(), n, q);
-        for (size_t at = 0; at < n; at += stride_) rotate(q + at, dim);
+        for (size_t at = 0; at < n; at += stride_) rotate_by(kernels, q + at, dim);
         basis.rows = {};
         basis.rows.q = q;
         basis.rows.stride = stride_;
@@ -87,6 +98,39 @@ const QueryRows &Queries::Forms::in_basis(bool rotated, bool digits, const Atten
     }
     if (digits && !basis.digits_made) make_digits(basis, kernels);
     return basis.rows;
+}
+
+namespace {
+
+void flip(float *x, int dim, int set)
+{
+    const uint32_t *signs = rotation_signs(set);
+    for (int d = 0; d < dim; d++) x[d] = std::bit_cast<float>(std::bit_cast<uint32_t>(x[d]) ^ signs[d]);
+}
+
+}  // namespace
+
+void rotate_by(const AttendKernels &kernels, float *x, int dim)
+{
+    const int p = hadamard_size(dim);
+    if (p < kBlock) return rotate(x, dim);
+    flip(x, dim, 0);
+    kernels.hadamard(x, p);
+    if (p == dim) return;
+    flip(x, dim, 1);
+    kernels.hadamard(x + dim - p, p);
+}
+
+void rotate_back_by(const AttendKernels &kernels, float *x, int dim)
+{
+    const int p = hadamard_size(dim);
+    if (p < kBlock) return rotate_back(x, dim);
+    if (p != dim) {
+        kernels.hadamard(x + dim - p, p);
+        flip(x, dim, 1);
+    }
+    kernels.hadamard(x, p);
+    flip(x, dim, 0);
 }
 
 void Queries::Forms::make_digits(Basis &basis, const AttendKernels &kernels) const

@@ -61,6 +61,10 @@ private:
     int64_t position_ = -1;
 };
 
+// rotate and rotate_back of rotation.h by these kernels: the same but for rounding.
+void rotate_by(const AttendKernels &kernels, float *x, int dim);
+void rotate_back_by(const AttendKernels &kernels, float *x, int dim);
+
 struct Queries::Forms {
     int rows = 0, dim = 0;
     float softcap = 0;

@@ -159,128 +159,80 @@ bool same_names(const Cache *c)
     return same(c->header, c->header_sql) && same(c->sealed, c->sealed_sql) && same(c->tail, c->tail_sql);
 }
 
-// What a statement takes; filled in by plan_text.
-struct Types {
-    int count = 0;
-    Oid oids[6] = {};
-    Types &operator=(std::initializer_list<Oid> list)
-    {
-        count = 0;
-        for (Oid oid : list) oids[count++] = oid;
-        return *this;
-    }
+// In a text, {h}, {s} and {t} are the tables of headers, sealed tiles and tail. Parameters, a letter each: 8 bigint, 4 integer,
+// 2 smallint, E bigint[], I integer[], T tile, K tensor.
+struct Statement {
+    const char *text, *parameters;
 };
 
-void plan_text(const Cache *c, Plan plan, StringInfo sql, Types *types)
+#define VKV_HEADER "SELECT seq, length, sealed, epoch, extents, stops FROM {h} WHERE seq = "
+constexpr Statement kStatements[kPlans] = {
+    /* header_read */ {VKV_HEADER "ANY ($1)", "E"},
+    /* header_lock */ {VKV_HEADER "$1 FOR NO KEY UPDATE", "8"},
+    /* header_insert */ {"INSERT INTO {h} (seq) VALUES ($1) ON CONFLICT DO NOTHING", "8"},
+    /* header_extend */ {"UPDATE {h} SET length = $2, sealed = $3 WHERE seq = $1", "844"},
+    /* header_update */
+    {"UPDATE {h} SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq = $1", "8448EI"},
+    /* header_fork */ {"UPDATE {h} SET forks = forks + 1 WHERE seq = $1", "8"},
+    /* header_delete */ {"DELETE FROM {h} WHERE seq = $1", "8"},
+    /* sharers_lock */ {"SELECT 1 FROM {h} WHERE extents && $1 ORDER BY seq FOR NO KEY UPDATE", "E"},
+    /* last_stop */
+    {"SELECT pg_catalog.max(s.stop) FROM {h} h, LATERAL ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) "
+     "AS s (extent, stop) WHERE h.extents @> ARRAY[$1] AND s.extent = $1",
+     "8"},
+    /* sealed_insert */ {"INSERT INTO {s} (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", "8224T"},
+    /* sealed_read */
+    {"SELECT layer, head, pos, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head", "824"},
+    /* sealed_delete */ {"DELETE FROM {s} WHERE extent = $1 AND pos >= $2", "84"},
+    /* tail_insert */ {"INSERT INTO {t} (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", "844K"},
+    /* tail_read */
+    {"SELECT chunk, pos, kv FROM {t} WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
+     "84444"},
+    /* tail_exists */ {"SELECT 1 FROM {t} WHERE extent = $1 AND chunk = 0 AND pos = $2", "84"},
+    /* tail_delete */ {"DELETE FROM {t} WHERE extent = $1 AND pos >= $2 AND pos < $3", "844"},
+    /* tail_copy */
+    {"INSERT INTO {t} (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM {t} WHERE extent = $1 AND pos >= $3 AND pos < $4",
+     "8844"},
+    /* tail_move */ {"UPDATE {t} SET extent = $2 WHERE extent = $1", "88"},
+    /* orphans */
+    {"SELECT DISTINCT e.extent FROM (SELECT extent FROM {s} UNION ALL SELECT extent FROM {t}) e WHERE NOT EXISTS "
+     "(SELECT FROM {h} h WHERE h.extents @> ARRAY[e.extent])",
+     ""},
+};
+#undef VKV_HEADER
+
+char *statement_text(const Cache *c, const char *text)
 {
-    static constexpr auto kRead = "SELECT seq, length, sealed, epoch, extents, stops FROM %s WHERE seq = ";
-    switch (plan) {
-        case Plan::header_read:
-            appendStringInfo(sql, kRead, c->header_sql);
-            appendStringInfoString(sql, "ANY ($1)");
-            *types = {INT8ARRAYOID};
-            break;
-        case Plan::header_lock:
-            appendStringInfo(sql, kRead, c->header_sql);
-            appendStringInfoString(sql, "$1 FOR NO KEY UPDATE");
-            *types = {INT8OID};
-            break;
-        case Plan::header_insert:
-            appendStringInfo(sql, "INSERT INTO %s (seq) VALUES ($1) ON CONFLICT DO NOTHING", c->header_sql);
-            *types = {INT8OID};
-            break;
-        case Plan::header_extend:
-            appendStringInfo(sql, "UPDATE %s SET length = $2, sealed = $3 WHERE seq = $1", c->header_sql);
-            *types = {INT8OID, INT4OID, INT4OID};
-            break;
-        case Plan::header_update:
-            appendStringInfo(sql, "UPDATE %s SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq = $1",
-                             c->header_sql);
-            *types = {INT8OID, INT4OID, INT4OID, INT8OID, INT8ARRAYOID, INT4ARRAYOID};
-            break;
-        case Plan::header_fork:
-            appendStringInfo(sql, "UPDATE %s SET forks = forks + 1 WHERE seq = $1", c->header_sql);
-            *types = {INT8OID};
-            break;
-        case Plan::header_delete:
-            appendStringInfo(sql, "DELETE FROM %s WHERE seq = $1", c->header_sql);
-            *types = {INT8OID};
-            break;
-        case Plan::sharers_lock:
-            appendStringInfo(sql, "SELECT 1 FROM %s WHERE extents && $1 ORDER BY seq FOR NO KEY UPDATE", c->header_sql);
-            *types = {INT8ARRAYOID};
-            break;
-        case Plan::last_stop:
-            appendStringInfo(sql,
-                             "SELECT pg_catalog.max(s.stop) FROM %s h, LATERAL ROWS FROM (pg_catalog.unnest(h.extents), "
-                             "pg_catalog.unnest(h.stops)) AS s (extent, stop) WHERE h.extents @> ARRAY[$1] AND s.extent = $1",
-                             c->header_sql);
-            *types = {INT8OID};
-            break;
-        case Plan::sealed_insert:
-            appendStringInfo(sql, "INSERT INTO %s (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", c->sealed_sql);
-            *types = {INT8OID, INT2OID, INT2OID, INT4OID, c->tile_type};
-            break;
-        case Plan::sealed_read:
-            appendStringInfo(
-                sql, "SELECT layer, head, pos, tile FROM %s WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head",
-                c->sealed_sql);
-            *types = {INT8OID, INT2OID, INT4OID};
-            break;
-        case Plan::sealed_read_all:
-            appendStringInfo(sql, "SELECT layer, head, pos, tile FROM %s WHERE extent = $1 AND pos < $2 ORDER BY layer, pos, head",
-                             c->sealed_sql);
-            *types = {INT8OID, INT4OID};
-            break;
-        case Plan::sealed_delete:
-            appendStringInfo(sql, "DELETE FROM %s WHERE extent = $1 AND pos >= $2", c->sealed_sql);
-            *types = {INT8OID, INT4OID};
-            break;
-        case Plan::tail_insert:
-            appendStringInfo(sql, "INSERT INTO %s (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", c->tail_sql);
-            *types = {INT8OID, INT4OID, INT4OID, c->tensor_type};
-            break;
-        case Plan::tail_read:
-            appendStringInfo(sql, "SELECT chunk, pos, kv FROM %s WHERE extent = $1 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
-                             c->tail_sql);
-            *types = {INT8OID, INT4OID, INT4OID};
-            break;
-        case Plan::tail_read_chunks:
-            appendStringInfo(
-                sql,
-                "SELECT chunk, pos, kv FROM %s WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 "
-                "ORDER BY chunk, pos",
-                c->tail_sql);
-            *types = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID};
-            break;
-        case Plan::tail_exists:
-            appendStringInfo(sql, "SELECT 1 FROM %s WHERE extent = $1 AND chunk = 0 AND pos = $2", c->tail_sql);
-            *types = {INT8OID, INT4OID};
-            break;
-        case Plan::tail_delete:
-            appendStringInfo(sql, "DELETE FROM %s WHERE extent = $1 AND pos >= $2 AND pos < $3", c->tail_sql);
-            *types = {INT8OID, INT4OID, INT4OID};
-            break;
-        case Plan::tail_copy:
-            appendStringInfo(
-                sql,
-                "INSERT INTO %s (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM %s WHERE extent = $1 AND pos >= "
-                "$3 AND pos < $4",
-                c->tail_sql, c->tail_sql);
-            *types = {INT8OID, INT8OID, INT4OID, INT4OID};
-            break;
-        case Plan::tail_move:
-            appendStringInfo(sql, "UPDATE %s SET extent = $2 WHERE extent = $1", c->tail_sql);
-            *types = {INT8OID, INT8OID};
-            break;
-        case Plan::orphans:
-            appendStringInfo(
-                sql,
-                "SELECT DISTINCT e.extent FROM (SELECT extent FROM %s UNION ALL SELECT extent FROM %s) e WHERE NOT EXISTS "
-                "(SELECT FROM %s h WHERE h.extents @> ARRAY[e.extent])",
-                c->sealed_sql, c->tail_sql, c->header_sql);
-            *types = {};
-            break;
+    StringInfoData sql;
+    initStringInfo(&sql);
+    for (const char *at = text; *at; ++at) {
+        if (*at != '{') {
+            appendStringInfoChar(&sql, *at);
+            continue;
+        }
+        appendStringInfoString(&sql, at[1] == 'h' ? c->header_sql : at[1] == 's' ? c->sealed_sql : c->tail_sql);
+        at += 2;
+    }
+    return sql.data;
+}
+
+Oid parameter_type(const Cache *c, char letter)
+{
+    switch (letter) {
+        case '8':
+            return INT8OID;
+        case '4':
+            return INT4OID;
+        case '2':
+            return INT2OID;
+        case 'E':
+            return INT8ARRAYOID;
+        case 'I':
+            return INT4ARRAYOID;
+        case 'T':
+            return c->tile_type;
+        default:
+            return c->tensor_type;
     }
 }
 
@@ -327,12 +279,13 @@ SPIPlanPtr plan_of(Cache *c, Plan plan)
 {
     SPIPlanPtr &kept = c->plans[static_cast<int>(plan)];
     if (kept) return kept;
-    StringInfoData sql;
-    initStringInfo(&sql);
-    Types types;
-    plan_text(c, plan, &sql, &types);
-    SPIPlanPtr made = SPI_prepare(sql.data, types.count, types.oids);
-    if (!made) elog(ERROR, "could not prepare \"%s\": %s", sql.data, SPI_result_code_string(SPI_result));
+    const Statement &statement = kStatements[static_cast<int>(plan)];
+    char *text = statement_text(c, statement.text);
+    Oid types[8];
+    int count = 0;
+    for (const char *letter = statement.parameters; *letter; ++letter) types[count++] = parameter_type(c, *letter);
+    SPIPlanPtr made = SPI_prepare(text, count, types);
+    if (!made) elog(ERROR, "could not prepare \"%s\": %s", text, SPI_result_code_string(SPI_result));
     SPI_keepplan(made);
     return kept = made;
 }

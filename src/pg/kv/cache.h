@@ -18,10 +18,6 @@
 #include "core/kv/rope.h"
 #include "pg/kv/values.h"
 
-extern "C" {
-typedef struct _SPI_plan *SPIPlanPtr;
-}
-
 namespace vkv::kv {
 
 inline constexpr int32_t kOpenStop = INT32_MAX;
@@ -39,11 +35,9 @@ enum class Plan : int {
     last_stop,
     sealed_insert,
     sealed_read,
-    sealed_read_all,
     sealed_delete,
     tail_insert,
     tail_read,
-    tail_read_chunks,
     tail_exists,
     tail_delete,
     tail_copy,

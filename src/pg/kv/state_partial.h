@@ -16,12 +16,17 @@
 
 namespace vkv::kv {
 
-// The arguments beside the tile.
-struct QueryArguments {
-    const varlena *q = nullptr;
+struct Scaling {
     bool has_scale = false;  // else 1 / sqrt(dim_k)
     double scale = 0;
     double softcap = 0;  // 0: none
+    bool operator==(const Scaling &) const = default;
+};
+
+// The arguments beside the tile.
+struct QueryArguments {
+    const varlena *q = nullptr;
+    Scaling scaling;
 };
 
 class PartialAttention {
@@ -38,10 +43,6 @@ public:
     void merge_into(StateHeader *state);
 
 private:
-    struct Scaling {
-        float scale = 0, softcap = 0;
-        bool operator==(const Scaling &) const = default;
-    };
     struct Head {
         Queries queries;
         Accumulator sums;
@@ -50,7 +51,6 @@ private:
         std::vector<uint8_t> values;   // of q: the rows of this head
         std::vector<uint8_t> pointer;  // q as it was given, if it was toasted
     };
-    static Scaling scaling_of(const QueryArguments &arguments, int dim_k);
     void check_geometry(const TensorView &q, const TileView &tile);
     Head &head(const TileView &tile);
     void take_queries(Head *head, const TileView &tile, const TensorView &q, const Scaling &scaling);

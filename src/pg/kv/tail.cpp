@@ -142,7 +142,7 @@ void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
 {
     Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(gather->range().from), Int32GetDatum(gather->range().to),
                       Int32GetDatum(gather->first_chunk()), Int32GetDatum(gather->last_chunk())};
-    run_plan(c, Plan::tail_read_chunks, values, read_only);
+    run_plan(c, Plan::tail_read, values, read_only);
     for (uint64_t i = 0; i < SPI_processed; ++i) {
         HeapTuple row = SPI_tuptable->vals[i];
         TupleDesc desc = SPI_tuptable->tupdesc;
