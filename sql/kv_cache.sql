@@ -92,6 +92,8 @@ SELECT kv.shape(kv.attend('uneven', '{1}', 0, kv.slice(numbers(3, 1, 4, 1, 24), 
 SELECT kv.create_cache('latent', 1, 4, 1, 48, codec => 'f16', value_dim => 32, values_in_keys => true);
 SELECT kv.append('latent', 1, numbers(1, 1, 1, 100, 48), NULL);
 SELECT kv.shape(v), v = kv.slice(kv.at(numbers(1, 1, 1, 100, 48), 0), 2, 0, 32) AS prefix FROM kv.fetch('latent', 1, 0);
+SELECT kv.relative_error((SELECT kv.attention(q, tile) FROM latent_tile WHERE seq = 1), kv.at(kv.attend('latent', '{1}', 0, kv.reshape(q, '{1,4,48}')), 0)) < 1e-5 AS view_agrees
+FROM (SELECT kv.at(numbers(3, 1, 1, 4, 48), 0, 0) AS q) x;
 SELECT * FROM kv.check_cache('uneven') UNION ALL SELECT * FROM kv.check_cache('latent');
 
 -- Renamed, moved to another schema, still a cache.

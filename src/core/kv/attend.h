@@ -48,8 +48,8 @@ struct Selection {
     int32_t from = 0, to = INT32_MAX;  // positions of the tile that count at all (a shared tile may be longer than the sequence)
     const Sight *sights = nullptr;     // [rows]; null: every row sees all of them
     int32_t sinks = 0;
-    const Rope *rope = nullptr;        // required for tiles with kKeysBeforeRope
-    const void *next = nullptr;        // where the tile that is added next lies, if that is known: it is fetched into the cache meanwhile
+    const Rope *rope = nullptr;  // required for tiles with kKeysBeforeRope
+    const void *next = nullptr;  // where the tile that is added next lies, if that is known: it is fetched into the cache meanwhile
 };
 
 class Accumulator {

@@ -62,7 +62,7 @@ inline float largest(Vec a)
     const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
     return x > y ? x : y;
 }
-inline float sum(Vec a) { return (a[0] + a[1]) + (a[2] + a[3]); }
+
 inline Vec lookup(const float *table, IVec i) { return Vec{table[i[0]], table[i[1]], table[i[2]], table[i[3]]}; }
 inline Vec first_lanes(Vec x, int n, float other)
 {
@@ -71,6 +71,7 @@ inline Vec first_lanes(Vec x, int n, float other)
 }
 
 #include "core/kv/kernels_body.inl"
+#include "core/kv/kernels_decoded.inl"
 
 }  // namespace
 
@@ -84,7 +85,7 @@ extern constinit const AttendKernels kPlainAttend = {
     .rope_block = rope_block,
     .softmax = softmax,
     .digits = nullptr,
-    
+
     .softcap = softcap,
     .hadamard = hadamard,
     .scale = scale,

@@ -36,7 +36,7 @@ struct Ahead {
 // Rows of queries in the basis of a tile, scaled. Digits: q = step * (digit0 + 256 digit1 + 65536 digit2), digits signed bytes.
 struct QueryRows {
     const float *q = nullptr;  // [rows][stride], zeros beyond the dimension
-    
+
     const uint32_t *digits = nullptr;     // [rows][stride / 4][4]: word i of four = digit i of four dims (word 3 is zero)
     const int32_t *digit_sums = nullptr;  // [rows][stride / kRowPad][4]: sums over kRowPad dims
     const float *steps = nullptr;         // [rows]
@@ -71,7 +71,7 @@ struct SoftmaxJob {
     size_t stride = 0;
     int rows = 0, tokens = 0;
     float *m = nullptr;        // [rows], largest score so far
-    float *l = nullptr;  // [rows][16], sums of weights in lanes
+    float *l = nullptr;        // [rows][16], sums of weights in lanes
     float *factors = nullptr;  // [rows], written: what sums so far must be multiplied with
 };
 
@@ -131,10 +131,10 @@ struct AttendKernels {
     void (*block_values)(const BlockValues &);
     void (*rope_block)(const RopeBlock &);
     bool (*softmax)(const SoftmaxJob &);  // whether a factor is not 1
-    void (*digits)(const DigitJob &);  // null: no kernel wants them
-    
+    void (*digits)(const DigitJob &);     // null: no kernel wants them
+
     void (*softcap)(float *x, size_t n, float cap);   // n a multiple of 16
-    void (*hadamard)(float *x, int p);  // orthonormal, in place; p a power of two, at least kBlock
+    void (*hadamard)(float *x, int p);                // orthonormal, in place; p a power of two, at least kBlock
     void (*scale)(float *x, size_t n, float factor);  // n a multiple of 16
 };
 

@@ -48,12 +48,7 @@ inline float largest(Vec a)
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
-inline float sum(Vec a)
-{
-    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
-}
+
 inline Vec lookup(const float *table, IVec index)
 {
     const __m256i i = (__m256i)index;
@@ -63,6 +58,7 @@ inline Vec lookup(const float *table, IVec index)
 inline Vec first_lanes(Vec x, int n, float other) { return _mm256_blendv_ps(splat(other), x, _mm256_castsi256_ps(lanes_below(n))); }
 
 #include "core/kv/kernels_body.inl"
+#include "core/kv/kernels_decoded.inl"
 
 }  // namespace
 
@@ -76,7 +72,7 @@ extern constinit const AttendKernels kAvx2Attend = {
     .rope_block = rope_block,
     .softmax = softmax,
     .digits = nullptr,
-    
+
     .softcap = softcap,
     .hadamard = hadamard,
     .scale = scale,

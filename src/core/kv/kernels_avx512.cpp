@@ -36,17 +36,15 @@ inline Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 inline Vec rounded(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec times_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
-inline Vec zero_below(Vec a, Vec x, float least)
-{
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, splat(least), _CMP_GE_OQ), a);
-}
+inline Vec zero_below(Vec a, Vec x, float least) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, splat(least), _CMP_GE_OQ), a); }
 
 inline float largest(Vec a) { return _mm512_reduce_max_ps(a); }
-inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
+
 inline Vec lookup(const float *table, IVec index) { return _mm512_permutexvar_ps((__m512i)index, load(table)); }
 inline Vec first_lanes(Vec x, int n, float other) { return _mm512_mask_mov_ps(splat(other), lanes_below(n), x); }
 
 #include "core/kv/kernels_body.inl"
+#include "core/kv/kernels_decoded.inl"
 #include "core/kv/kernels_vnni.inl"
 
 // ---- halves: keys ------------------------------------------------------------------------------------------------------------
@@ -66,7 +64,7 @@ void f16_scores_part(const ScoreJob &job, int t0)
     const int words = (tile.dim_k + 1) / 2;
     Ahead ahead = *job.ahead;
     for (int word = 0; word < words; word++, k += tokens, q += 2) {
-        fetch<2>(ahead);
+        fetch<1>(ahead);
         __m512 x[kGroups][2];
         repeat<kGroups>(VKV_EACH(g) {
             const __m512 a = halves(k + 16 * g), b = halves(k + 16 * g + 8);
@@ -118,7 +116,7 @@ extern constinit const AttendKernels kAvx512Attend = {
     .rope_block = rope_block,
     .softmax = softmax,
     .digits = make_digits,
-    
+
     .softcap = softcap,
     .hadamard = hadamard,
     .scale = scale,

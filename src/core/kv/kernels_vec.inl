@@ -59,6 +59,6 @@ inline Vec rounded(Vec a);                         // to integers
 inline Vec times_power(Vec a, Vec n);              // a * 2^n, n integers from -126 to 126
 inline Vec zero_below(Vec a, Vec x, float least);  // a where x >= least, else 0
 inline float largest(Vec a);
-inline float sum(Vec a);
+
 inline Vec lookup(const float *table, IVec index);  // table [16]
 inline Vec first_lanes(Vec x, int n, float other);  // lanes from n on are `other`

@@ -112,7 +112,7 @@ struct Vnni {
             repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
             for (int d = begin; d < end; d += C::kWidth) {
                 const uint32_t *digits = queries.digits + d;
-                fetch<2>(ahead);
+                fetch<1>(ahead);
                 const auto word = static_cast<size_t>(d / C::kWidth) * tokens;
                 __m512i x[kVecs];
                 repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + word + b * 16, last); });
@@ -246,11 +246,10 @@ struct Vnni {
                 const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(scaled[r] + t), inverse[r]));
                 _mm512_store_si512(out.digits[r] + t, by_digits(value));
             });
-        for (; t < end; t += 16)
-            repeat<kRows>(VKV_EACH(r) { _mm512_store_si512(out.digits[r] + t, _mm512_setzero_si512()); });
+        for (; t < end; t += 16) repeat<kRows>(VKV_EACH(r) { _mm512_store_si512(out.digits[r] + t, _mm512_setzero_si512()); });
     }
 
-template <int kRows, int kVecs>
+    template <int kRows, int kVecs>
     static void values_block(const ValueJob &job, int d0, __m512i table, __mmask16 last, const Weights<kRows> &weights)
     {
         const TileView &tile = *job.job.tile;

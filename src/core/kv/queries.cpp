@@ -26,8 +26,6 @@ namespace {
 constexpr double kMostKey = 65504.0 * 127.0 * 32.0;
 constexpr double kMostQuery = 1e38 / kMostKey;
 
-size_t padded(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
 // Bits of the largest magnitude: of a finite number they are below those of infinity.
 uint32_t most_bits(const float *q, size_t n)
 {
@@ -140,14 +138,13 @@ void Queries::Forms::make_digits(Basis &basis, const AttendKernels &kernels) con
     int32_t *sums = basis.digit_sums.get(count * sums_a_row);
     basis.steps.resize(count);
     for (size_t row = 0; row < count; row++)
-        kernels.digits({basis.q.data() + row * stride_, stride_, digits + row * stride_, sums + row * sums_a_row, &basis.steps[row]});
+        kernels.digits(
+            {basis.q.data() + row * stride_, stride_, digits + row * stride_, sums + row * sums_a_row, &basis.steps[row]});
     basis.rows.digits = digits;
     basis.rows.digit_sums = sums;
     basis.rows.steps = basis.steps.data();
     basis.digits_made = true;
 }
-
-
 
 // ---- angles -------------------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@
 
 namespace vkv::kv {
 
+constexpr size_t padded(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
 // Memory at a cache line, grown as needed; what it held is lost when it grows.
 template <class T>
 class Scratch {
@@ -88,7 +90,6 @@ private:
         QueryRows rows;
     };
     void make_digits(Basis &basis, const AttendKernels &kernels) const;
-    
 
     size_t stride_ = 0;
     Basis plain_, rotated_;

@@ -58,8 +58,9 @@ public:
         look(r, stored + r.fresh);
     }
 
-    void add(const TileView &tile, int32_t to)
+    void add(const TileView &tile, int32_t to, const void *next)
     {
+        selection_.next = next;
         const int32_t end = std::min(tile.first + tile.tokens, to);
         if (tile.first >= furthest_ || end <= selection_.from || (end <= nearest_first_ && tile.first >= selection_.sinks)) return;
         selection_.to = to;
@@ -82,7 +83,7 @@ public:
     // Tiles from now on may hold positions before this one, which were seen already.
     void begin_at(int32_t position) { selection_.from = position; }
     // Nor do tiles end where the tokens do that are stored for this snapshot.
-    void add_kept(const TileView &tile) { add(tile, stored_); }
+    void add_kept(const TileView &tile) { add(tile, stored_, nullptr); }
 
     Work &work() { return work_; }
     // The bounds of what any row sees, and of what all do.
@@ -131,7 +132,7 @@ void attend_one(const Request &r, Heads *heads, int l, int b, float *output, flo
                                                   static_cast<long long>(s.seq), c->name, stored, r.fresh));
     const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
     heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
-    auto add = [heads](const TileView &tile, int32_t to) { heads->add(tile, to); };
+    auto add = [heads](const TileView &tile, int32_t to, const void *next) { heads->add(tile, to, next); };
     visit_sealed(c, &s, r.layer[l], add);
     if (tail) {
         heads->begin_at(s.sealed);
@@ -141,7 +142,8 @@ void attend_one(const Request &r, Heads *heads, int l, int b, float *output, flo
     if (r.fresh > 0) {
         const size_t tokens = item * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(r.fresh);
         const uint16_t *v = r.v ? r.v + tokens * static_cast<size_t>(c->dim_v) : nullptr;
-        for_halves(c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh}, add);
+        for_halves(c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh},
+                   [heads](const TileView &tile, int32_t to) { heads->add(tile, to, nullptr); });
     }
     heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);
     heads->work().tokens += static_cast<uint64_t>(stored) + static_cast<uint64_t>(r.fresh);

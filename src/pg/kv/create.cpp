@@ -12,24 +12,24 @@ namespace {
 
 // The arguments of kv.create_cache, in order.
 enum Argument {
-    kName,
-    kLayers,
-    kQHeads,
-    kKvHeads,
-    kHeadDim,
-    kCodec,
-    kTail,
-    kTailTokens,
-    kSinkTokens,
-    kValueDim,
-    kValuesInKeys,
-    kModel,
-    kRevision,
-    kKeys,
-    kRopeTheta,
-    kRopeDims,
-    kRopePairing,
-    kRopeFrequencies,
+    kArgName,
+    kArgLayers,
+    kArgQHeads,
+    kArgKvHeads,
+    kArgHeadDim,
+    kArgCodec,
+    kArgTail,
+    kArgTailTokens,
+    kArgSinkTokens,
+    kArgValueDim,
+    kArgValuesInKeys,
+    kArgModel,
+    kArgRevision,
+    kArgKeys,
+    kArgRopeTheta,
+    kArgRopeDims,
+    kArgRopePairing,
+    kArgRopeFrequencies,
 };
 
 struct Request {
@@ -65,8 +65,8 @@ bool is_first(FunctionCallInfo fcinfo, int argument, const char *name, const cha
 
 void read_name(FunctionCallInfo fcinfo, Request *r)
 {
-    if (PG_ARGISNULL(kName)) throw Error(Errc::null_not_allowed, "name must not be null");
-    List *parts = compat::qualified_name(text_to_cstring(PG_GETARG_TEXT_PP(kName)));
+    if (PG_ARGISNULL(kArgName)) throw Error(Errc::null_not_allowed, "name must not be null");
+    List *parts = compat::qualified_name(text_to_cstring(PG_GETARG_TEXT_PP(kArgName)));
     RangeVar *range = makeRangeVarFromNameList(parts);
     r->namespace_oid = RangeVarGetCreationNamespace(range);
     r->schema = get_namespace_name(r->namespace_oid);
@@ -79,10 +79,10 @@ void read_name(FunctionCallInfo fcinfo, Request *r)
 
 void check_rope(FunctionCallInfo fcinfo, const Request &r)
 {
-    is_first(fcinfo, kRopePairing, "rope_pairing", "half", "interleaved");
-    const bool listed = !PG_ARGISNULL(kRopeFrequencies);
-    if (!PG_ARGISNULL(kRopeTheta)) {
-        const double theta = PG_GETARG_FLOAT8(kRopeTheta);
+    is_first(fcinfo, kArgRopePairing, "rope_pairing", "half", "interleaved");
+    const bool listed = !PG_ARGISNULL(kArgRopeFrequencies);
+    if (!PG_ARGISNULL(kArgRopeTheta)) {
+        const double theta = PG_GETARG_FLOAT8(kArgRopeTheta);
         if (!(theta > 1) || !std::isfinite(theta))
             throw Error(Errc::invalid_parameter, message("rope_theta must be above 1, not %g", theta));
         if (listed) throw Error(Errc::invalid_parameter, "rope_theta and rope_frequencies exclude each other");
@@ -92,7 +92,7 @@ void check_rope(FunctionCallInfo fcinfo, const Request &r)
     }
     int dims = r.head_dim;
     if (listed) {
-        ArrayType *array = PG_GETARG_ARRAYTYPE_P(kRopeFrequencies);
+        ArrayType *array = PG_GETARG_ARRAYTYPE_P(kArgRopeFrequencies);
         if (ARR_NDIM(array) != 1 || ARR_HASNULL(array))
             throw Error(Errc::invalid_parameter, "rope_frequencies must be one-dimensional and not null");
         dims = 2 * ARR_DIMS(array)[0];
@@ -100,11 +100,11 @@ void check_rope(FunctionCallInfo fcinfo, const Request &r)
         for (int i = 0; i < dims / 2; ++i)
             if (!std::isfinite(values[i]))
                 throw Error(Errc::invalid_parameter, message("rope_frequencies[%d] is %g", i + 1, values[i]));
-    } else if (!PG_ARGISNULL(kRopeDims)) {
-        dims = PG_GETARG_INT32(kRopeDims);
+    } else if (!PG_ARGISNULL(kArgRopeDims)) {
+        dims = PG_GETARG_INT32(kArgRopeDims);
     }
     if (dims < 2 || dims > r.head_dim || dims % 2 != 0)
-        if (listed || !PG_ARGISNULL(kRopeTheta))
+        if (listed || !PG_ARGISNULL(kArgRopeTheta))
             throw Error(Errc::invalid_parameter,
                         message("RoPE turns an even number of dimensions up to %d, not %d", r.head_dim, dims));
 }
@@ -112,24 +112,24 @@ void check_rope(FunctionCallInfo fcinfo, const Request &r)
 void read_request(FunctionCallInfo fcinfo, Request *r)
 {
     read_name(fcinfo, r);
-    r->layers = positive(fcinfo, kLayers, "layers", 32767);
-    r->kv_heads = positive(fcinfo, kKvHeads, "kv_heads", kMaxKvHeads);
-    r->q_heads = positive(fcinfo, kQHeads, "q_heads", 1 << 20);
-    r->head_dim = positive(fcinfo, kHeadDim, "head_dim", kMaxHeadDim);
+    r->layers = positive(fcinfo, kArgLayers, "layers", 32767);
+    r->kv_heads = positive(fcinfo, kArgKvHeads, "kv_heads", kMaxKvHeads);
+    r->q_heads = positive(fcinfo, kArgQHeads, "q_heads", 1 << 20);
+    r->head_dim = positive(fcinfo, kArgHeadDim, "head_dim", kMaxHeadDim);
     if (r->q_heads % r->kv_heads != 0)
         throw Error(Errc::invalid_parameter,
                     message("q_heads must be a multiple of kv_heads: %d is none of %d", r->q_heads, r->kv_heads));
-    r->values_in_keys = !PG_ARGISNULL(kValuesInKeys) && PG_GETARG_BOOL(kValuesInKeys);
-    r->value_dim = PG_ARGISNULL(kValueDim) ? r->head_dim : positive(fcinfo, kValueDim, "value_dim", kMaxHeadDim);
+    r->values_in_keys = !PG_ARGISNULL(kArgValuesInKeys) && PG_GETARG_BOOL(kArgValuesInKeys);
+    r->value_dim = PG_ARGISNULL(kArgValueDim) ? r->head_dim : positive(fcinfo, kArgValueDim, "value_dim", kMaxHeadDim);
     if (r->values_in_keys && r->value_dim > r->head_dim)
         throw Error(Errc::invalid_parameter,
                     message("values of %d dimensions do not lie in keys of %d", r->value_dim, r->head_dim));
-    if (PG_ARGISNULL(kCodec)) throw Error(Errc::null_not_allowed, "codec must not be null");
-    r->codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(kCodec)));
-    r->logged = is_first(fcinfo, kTail, "tail", "logged", "unlogged");
-    r->before_rope = is_first(fcinfo, kKeys, "keys", "before_rope", "after_rope");
-    r->tail_tokens = PG_ARGISNULL(kTailTokens) ? 128 : PG_GETARG_INT32(kTailTokens);
-    r->sink_tokens = PG_ARGISNULL(kSinkTokens) ? 4 : PG_GETARG_INT32(kSinkTokens);
+    if (PG_ARGISNULL(kArgCodec)) throw Error(Errc::null_not_allowed, "codec must not be null");
+    r->codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(kArgCodec)));
+    r->logged = is_first(fcinfo, kArgTail, "tail", "logged", "unlogged");
+    r->before_rope = is_first(fcinfo, kArgKeys, "keys", "before_rope", "after_rope");
+    r->tail_tokens = PG_ARGISNULL(kArgTailTokens) ? 128 : PG_GETARG_INT32(kArgTailTokens);
+    r->sink_tokens = PG_ARGISNULL(kArgSinkTokens) ? 4 : PG_GETARG_INT32(kArgSinkTokens);
     constexpr int kMostTail = 1 << 20;
     if (r->tail_tokens < 0 || r->tail_tokens > kMostTail)
         throw Error(Errc::invalid_parameter, message("tail_tokens must be from 0 to %d, not %d", kMostTail, r->tail_tokens));
@@ -187,12 +187,12 @@ void make_tables(const Request &r)
         "ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) AS e (extent, stop) "
         "JOIN %s s ON s.extent = e.extent AND s.pos < e.stop UNION ALL "
         "SELECT h.seq, l.layer::smallint, g.head::smallint, t.pos, "
-        "kv.token_tile(t.kv, l.layer * %d + g.head - t.chunk * %d, t.pos, g.head, %d, %d, %d) FROM %s h "
+        "kv.token_tile(t.kv, l.layer * %d + g.head - t.chunk * %d, t.pos, g.head, %d, %d, %d, %d) FROM %s h "
         "JOIN %s t ON t.extent = h.extents[pg_catalog.cardinality(h.extents)] AND t.pos >= h.sealed AND t.pos < h.length "
         "CROSS JOIN pg_catalog.generate_series(0, %d) AS l (layer) CROSS JOIN pg_catalog.generate_series(0, %d) AS g (head) "
         "WHERE t.chunk = (l.layer * %d + g.head) / %d",
-        quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim, r.flags(), header, tail, r.layers - 1,
-        r.kv_heads - 1, r.kv_heads, r.row_slots);
+        quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim, r.flags(), r.value_dim, header, tail,
+        r.layers - 1, r.kv_heads - 1, r.kv_heads, r.row_slots);
     execute("COMMENT ON TABLE %s IS 'sequences of a KV cache; written by the functions of schema kv'", header);
 }
 
@@ -225,8 +225,8 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
     };
     auto number = [](int value) { return Column{INT4OID, Int32GetDatum(value), false}; };
     auto relation = [&](const char *suffix) { return Column{REGCLASSOID, ObjectIdGetDatum(relation_named(r, suffix)), false}; };
-    const bool rope = !PG_ARGISNULL(kRopeTheta) || !PG_ARGISNULL(kRopeFrequencies);
-    Column pairing = given(TEXTOID, kRopePairing);
+    const bool rope = !PG_ARGISNULL(kArgRopeTheta) || !PG_ARGISNULL(kArgRopeFrequencies);
+    Column pairing = given(TEXTOID, kArgRopePairing);
     pairing.null = !rope;
     const Column columns[] = {relation(""),
                               relation("_sealed"),
@@ -238,18 +238,18 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
                               number(r.head_dim),
                               number(r.value_dim),
                               {BOOLOID, BoolGetDatum(r.values_in_keys), false},
-                              given(TEXTOID, kCodec),
+                              given(TEXTOID, kArgCodec),
                               {BOOLOID, BoolGetDatum(r.logged), false},
                               number(r.tail_tokens),
                               number(r.sink_tokens),
                               number(r.row_slots),
-                              given(TEXTOID, kModel),
-                              given(TEXTOID, kRevision),
-                              given(TEXTOID, kKeys),
-                              given(FLOAT8OID, kRopeTheta),
-                              given(INT4OID, kRopeDims),
+                              given(TEXTOID, kArgModel),
+                              given(TEXTOID, kArgRevision),
+                              given(TEXTOID, kArgKeys),
+                              given(FLOAT8OID, kArgRopeTheta),
+                              given(INT4OID, kArgRopeDims),
                               pairing,
-                              given(FLOAT8ARRAYOID, kRopeFrequencies)};
+                              given(FLOAT8ARRAYOID, kArgRopeFrequencies)};
     constexpr int kColumns = sizeof(columns) / sizeof(columns[0]);
     Oid types[kColumns];
     Datum values[kColumns];

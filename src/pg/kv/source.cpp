@@ -109,13 +109,6 @@ struct Span {
     int32_t from, to;
 };
 
-// The first lines of a tile are asked for while the one before it is worked on; the processor's prefetcher goes on from there.
-inline void prefetch(const void *bytes)
-{
-    const char *at = static_cast<const char *>(bytes);
-    for (int line = 0; line < 8; ++line) __builtin_prefetch(at + line * 64);
-}
-
 class DirectVisit {
 public:
     DirectVisit(const Visit &v, SealedTable *table, const Span &span) : v_(v), table_(table), span_(span)
@@ -138,10 +131,9 @@ public:
         for (uint32_t i = 0; i < end; ++i) {
             const TileRef ref = list_->refs[i];
             Pinned next = i + 1 < end ? pin(i + 1) : Pinned{};
-            if (next.tile) prefetch(next.tile);
             progress->step(ref.head, ref.pos, ref.tokens);
             const Key key{span_.extent, v_.layer, ref.head, ref.pos};
-            v_.visit(v_.argument, checked_view(v_.cache, v_.sequence, key, now.tile, now.bytes), span_.to);
+            v_.visit(v_.argument, checked_view(v_.cache, v_.sequence, key, now.tile, now.bytes), span_.to, next.tile);
             ReleaseBuffer(now.buffer);
             now = next;
             if ((i & 63) == 63) CHECK_FOR_INTERRUPTS();
@@ -206,7 +198,7 @@ void visit_planned(const Visit &v, const Span &span, Progress *progress)
             const Key key{span.extent, v.layer, head, pos};
             TileView view = checked_view(v.cache, v.sequence, key, tile, VARSIZE(tile));
             progress->step(head, pos, view.tokens);
-            v.visit(v.argument, view, span.to);
+            v.visit(v.argument, view, span.to, nullptr);
         }
         SPI_freetuptable(SPI_tuptable);
         CHECK_FOR_INTERRUPTS();

@@ -12,19 +12,27 @@
 
 namespace vkv::kv {
 
-// `to`: positions from here on do not belong to the sequence, although the tile may hold some.
-using TileVisitor = void (*)(void *argument, const TileView &tile, int32_t to);
+// `to`: positions from here on do not belong to the sequence, although the tile may hold some. `next`: where the tile of the next
+// visit lies, or null.
+using TileVisitor = void (*)(void *argument, const TileView &tile, int32_t to, const void *next);
 
 // Every head of the layer from position 0 to s->sealed, without a gap; raises data_corrupted that names the key of a tile that is
 // missing or damaged. Needs an SPI connection and an active snapshot.
 void visit_sealed(Cache *cache, const Sequence *s, int layer, TileVisitor visit, void *argument);
 
+// visit(tile, to) or visit(tile, to, next)
 template <typename F>
 void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
 {
     using Body = std::remove_reference_t<F>;
     visit_sealed(
-        cache, s, layer, [](void *argument, const TileView &tile, int32_t to) { (*static_cast<Body *>(argument))(tile, to); },
+        cache, s, layer,
+        [](void *argument, const TileView &tile, int32_t to, [[maybe_unused]] const void *next) {
+            if constexpr (std::is_invocable_v<Body &, const TileView &, int32_t, const void *>)
+                (*static_cast<Body *>(argument))(tile, to, next);
+            else
+                (*static_cast<Body *>(argument))(tile, to);
+        },
         static_cast<void *>(&visit));
 }
 
