@@ -107,7 +107,8 @@ with_server() { # a command with a private cluster "check" to connect to
 regress() {
     local out=$BUILD/regress
     rm -rf "$out"
-    mkdir -p "$out"
+    mkdir -p "$out/results"
+    chmod 777 "$out/results" # COPY TO writes there, as the server's user
     "${REGRESS_DRIVER:-$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress}" --inputdir="$SOURCE" --outputdir="$out" --bindir="$PGROOT$PG_BINDIR" \
         --dbname=contrib_regress --load-extension=vector $(cd "$SOURCE/sql" && ls -- *.sql | sed 's/\.sql$//') ||
         { head -n 200 "$out/regression.diffs"; return 1; }

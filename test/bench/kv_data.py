@@ -136,6 +136,12 @@ def error(got, truth):
     return float((np.linalg.norm(got - truth, axis=-1) / np.linalg.norm(truth, axis=-1)).max())
 
 
+def loss(got, truth):
+    """The relative error of all outputs together: what a codec loses, not spoilt by one output that nearly cancels out."""
+    got = np.asarray(got, np.float64).reshape(truth.shape)
+    return float(np.linalg.norm(got - truth) / np.linalg.norm(truth)) if np.isfinite(got).all() else float("inf")
+
+
 class Shelf:
     """Problems kept as files, so that every process that measures reads the same."""
 

@@ -112,6 +112,12 @@ def share(server, source, options):
 AGGREGATE = """PREPARE bench_aggregate AS
     SELECT kv.attention((SELECT q FROM bench_query), tile) FROM bench_parallel_sealed WHERE layer = 0"""
 RUN_AGGREGATE = "EXECUTE bench_aggregate"
+PARALLEL_SETTINGS = (
+    "max_parallel_workers_per_gather",
+    "parallel_leader_participation",
+    "plan_cache_mode",
+    "parallel_setup_cost",
+)
 
 
 def nodes(plan):
@@ -126,14 +132,9 @@ def workers_of(server, query):
 
 
 @guarded
-def parallel_one(server, problem, codec, workers, options):
-    """The plan is made as if the leader would help, since one worker alone is not worth a parallel plan; then it does not help."""
-    cache = Cache(server, "bench_parallel", 1, problem.shape, codec)
+def parallel_one(server, cache, problem, workers, seconds):
+    """The plan is made as if the leader would help, since one worker alone is not worth one; then the leader does not help."""
     try:
-        cache.fill(problem)
-        server.run("SELECT kv.seal('bench_parallel', 1)")
-        server.run("VACUUM (FREEZE, ANALYZE) bench_parallel_sealed")
-        server.run("CREATE TABLE bench_query AS SELECT %s::kv.tensor AS q", problem.q[0])
         server.run(f"SET max_parallel_workers_per_gather = {workers}")
         server.run(f"ALTER TABLE bench_parallel_sealed SET (parallel_workers = {workers})")
         server.run("SET plan_cache_mode = force_generic_plan")
@@ -145,26 +146,29 @@ def parallel_one(server, problem, codec, workers, options):
         if launched != workers:
             raise Refused(f"{launched} workers were started, not {workers}")
         cache.judge(problem, server.one(RUN_AGGREGATE)[None])
-        return {**server.timed(lambda: server.one(RUN_AGGREGATE), options.seconds).figures(), "workers": launched}
+        return {**server.timed(lambda: server.one(RUN_AGGREGATE), seconds).figures(), "workers": launched}
     finally:
-        for setting in (
-            "max_parallel_workers_per_gather",
-            "parallel_leader_participation",
-            "plan_cache_mode",
-            "parallel_setup_cost",
-        ):
+        for setting in PARALLEL_SETTINGS:
             server.run(f"RESET {setting}")
         server.run("DEALLOCATE ALL")
-        server.run("DROP TABLE IF EXISTS bench_query")
-        cache.drop()
 
 
 def parallel(server, source, options):
     for shape in options.parallel_shapes:
         problem = kv_data.make(source, shape)
         for codec in options.write_codecs:
-            for workers in (0, 1, 2):
-                yield f"{shape.name} {codec} {workers}", parallel_one(server, problem, codec, workers, options)
+            cache = Cache(server, "bench_parallel", 1, shape, codec)
+            try:
+                cache.fill(problem)
+                server.run("SELECT kv.seal('bench_parallel', 1)")
+                server.run("VACUUM (FREEZE, ANALYZE) bench_parallel_sealed")
+                server.run("CREATE TABLE bench_query AS SELECT %s::kv.tensor AS q", problem.q[0])
+                for workers in (0, 1, 2):
+                    figures = parallel_one(server, cache, problem, workers, options.seconds)
+                    yield f"{shape.name} {codec} {workers}", figures
+            finally:
+                server.run("DROP TABLE IF EXISTS bench_query")
+                cache.drop()
 
 
 def token_shape(tokens, batch):

@@ -37,6 +37,14 @@ def against_peer(figures, peers, shape):
     return text, f"{times(1 / figures['best'] / best)} ({times(by_cpu)})"
 
 
+def against_f16(found, codec):
+    """Speed of a codec relative to f16's, by wall and by CPU time."""
+    one, other = found.get(codec, {"refused": ""}), found.get("f16", {"refused": ""})
+    if refused(one) or refused(other):
+        return "–"
+    return f"{times(other['best'] / one['best'])} ({times(other['cpu_best'] / one['cpu_best'])})"
+
+
 def attend_tables(rows, peers, options):
     """One row a shape: our codecs, the fastest peer, and ratios; then the errors of the same calls."""
     titles = [f"`{codec}`" for codec in options.codecs]
@@ -49,13 +57,15 @@ def attend_tables(rows, peers, options):
     errors = ["| " + " | ".join(["tokens × batch, heads", *titles]) + " |", "|---" * (len(titles) + 1) + "|"]
     for shape in options.shapes:
         found = {codec: rows[f"{shape.name} {codec}"] for codec in options.codecs}
-        best = {codec: 1 / f["best"] for codec, f in found.items() if not refused(f)}
         cells = [cell(f, speed) for f in found.values()]
         cells += against_peer(found.get("f16", {"refused": ""}), peers, shape)
-        cells += [times(best.get(codec, 0) / best["f16"]) if "f16" in best else "–" for codec in ("int8", "int4")]
+        cells += [against_f16(found, codec) for codec in ("int8", "int4")]
         lines.append("| " + " | ".join([shape.title, *cells]) + " |")
         errors.append("| " + " | ".join([shape.title, *(cell(f, error_text) for f in found.values())]) + " |")
-    about = "Largest relative error of an output vector against float64 on the decoded tensors / on the tensors given (GB/s of tiles):"
+    about = (
+        "Relative error against float64, the worst output vector on the decoded tensors / all outputs on the tensors given "
+        "(GB/s of tiles):"
+    )
     return [*lines, "", about, "", *errors]
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "..", "examples", "llm"))
 import tensors  # noqa: E402
 
 KERNEL_LIMIT = 2e-5  # of an output vector; float32 results of states that are right to 1e-5
-CODEC_LIMITS = {"f16": 2e-5, "int8": 0.05, "int4": 0.5, "int3": 1.0, "int2": 2.0}
+CODEC_LIMITS = {"f16": 2e-5, "int8": 0.05, "int4": 0.4, "int3": 0.7, "int2": 1.2}  # of all outputs together
 CHUNK = 4096
 
 
@@ -131,7 +131,7 @@ class Cache:
             k, v = self.decoded(sequence)
             truth = kv_data.attention(problem.q[b : b + 1], k[None], v[None], problem.scale)
             kernel = max(kernel, kv_data.error(got[b], truth[0]))
-        whole = kv_data.error(got, problem.truth)
+        whole = kv_data.loss(got, problem.truth)
         if not kernel <= KERNEL_LIMIT:
             raise Refused(f"relative error {kernel:.2g} against float64 on the decoded tensors")
         if not whole <= CODEC_LIMITS[self.codec]:

@@ -49,7 +49,10 @@ class Problems(unittest.TestCase):
         truth = np.array([[[3.0, 4.0], [6.0, 8.0]]])
         self.assertEqual(kv_data.error(truth, truth), 0)
         self.assertAlmostEqual(kv_data.error(truth + [[[0, 0.5], [0, 0]]], truth), 0.1)
-        self.assertEqual(kv_data.error(truth * np.nan, truth), float("inf"))
+        self.assertAlmostEqual(kv_data.loss(truth + [[[0, 0.5], [0, 0]]], truth), 0.5 / 125**0.5)
+        for judge in (kv_data.error, kv_data.loss):
+            self.assertEqual(judge(truth, truth), 0)
+            self.assertEqual(judge(truth * np.nan, truth), float("inf"))
 
     def test_numpy_peers_are_right_and_a_wrong_one_is_refused(self):
         problem = kv_data.make(self.source, kv_data.Shape(100, 2, 9, 3, 64))

@@ -57,6 +57,20 @@ foreach my $cache (qw(exact small))
 	here('COMMIT');
 	same('a savepoint');
 
+	# A cursor keeps the snapshot of the time it was opened, whatever its own transaction does afterwards.
+	foreach my $change ("kv.append('$name', 2, k(0, 5), v(0, 5))", "kv.truncate('$name', 2, 395)", "kv.truncate('$name', 2, 100)", "kv.recode('$name', 2, 'int4')", "kv.drop_sequence('$name', 2)")
+	{
+		my $attend = "SELECT kv.length('$name', 2), kv.attend('$name', '{2}', l, q_batch(l, 1)) FROM generate_series(0, 1) l";
+		my $before = here($attend);
+		like($before, qr/^400\|/, "$name, a cursor: 400 tokens before $change");
+		here("BEGIN; DECLARE look CURSOR FOR $attend");
+		here("SELECT $change");
+		here($attend) unless $change =~ /drop/;
+		is(here('FETCH ALL FROM look'), $before, "$name, a cursor: the same after $change");
+		here('ROLLBACK');
+	}
+	same('after the cursors');
+
 	# Places that are free again are used by other tiles.
 	there("SELECT kv.truncate('$name', 1, 40); SELECT kv.drop_sequence('$name', 3)");
 	there("VACUUM ${name}_sealed, ${name}_tail, $name");

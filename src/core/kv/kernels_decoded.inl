@@ -13,14 +13,25 @@ struct Codes {
     static constexpr int kGroup = kCodec == Codec::int8 ? 128 : is_uniform(kCodec) ? 64 : 1 << 20;
 };
 
+// Element e of words. high: the words of high bits, those of these elements in the low half of each byte.
 template <Codec kCodec>
-inline Vec code_values(IVec x, IVec high, int e, int high_e, const float *table)
+VKV_INLINE Vec code_values(IVec x, IVec high, int e, const float *table)
 {
     using C = Codes<kCodec>;
     IVec code = (x >> (8 * (e % 4) + C::kBits * (e / 4))) & ((1 << C::kBits) - 1);
-    if constexpr (C::kHigh) code |= ((high >> (8 * (high_e % 4) + high_e / 4)) & 1) << 2;
+    if constexpr (C::kHigh) code |= ((high >> (8 * (e % 4) + e / 4)) & 1) << 2;
     if constexpr (is_rotated(kCodec)) return lookup(table, code);
     return to_float(code);
+}
+
+// The elements of a word, of which `count` matter: with constants for e, so that shifts have theirs, where all of them do.
+template <int kWidth, class Decode>
+VKV_INLINE void each_element(int count, const Decode &decode)
+{
+    if (count >= kWidth)
+        repeat<kWidth>(decode);
+    else
+        for (int e = 0; e < count; e++) decode(e);
 }
 
 inline void level_table(const TileJob &job, int bits, float *table)
@@ -67,10 +78,13 @@ void decode_keys(const DecodeJob &job)
             const int begin = group * C::kGroup, end = dim - begin < C::kGroup ? dim : begin + C::kGroup;
             for (int d = begin; d < end; d += C::kWidth) {
                 const IVec x = load_words(words + static_cast<size_t>(d / C::kWidth) * tokens, n);
-                const IVec high = C::kHigh ? load_words(high_words + static_cast<size_t>(d / 32) * tokens, n) : IVec{};
-                for (int e = 0; e < C::kWidth && d + e < end; e++)
-                    store(out + (d + e) * kBlock,
-                          code_values<kCodec>(x, high, e, (d + e) % 32, table) * scales.factor + scales.offset);
+                const IVec high =
+                    C::kHigh ? load_words(high_words + static_cast<size_t>(d / 32) * tokens, n) >> (d / 16 % 2 * 4) : IVec{};
+                const auto decode = [&](int e) __attribute__((always_inline))
+                {
+                    store(out + (d + e) * kBlock, code_values<kCodec>(x, high, e, table) * scales.factor + scales.offset);
+                };
+                each_element<C::kWidth>(end - d, decode);
             }
         }
     }
@@ -107,10 +121,14 @@ void decode_values(const DecodeJob &job)
             for (int i = 0; i < job.count; i += C::kWidth) {
                 const auto t = static_cast<size_t>(job.t0 + i);
                 const IVec x = load_words(words + t / C::kWidth * dims + d, n);
-                const IVec high = C::kHigh ? load_words(high_words + t / 32 * dims + d, n) : IVec{};
-                for (int e = 0; e < C::kWidth && i + e < job.count; e++)
+                const IVec high =
+                    C::kHigh ? load_words(high_words + t / 32 * dims + d, n) >> static_cast<int>(t / 16 % 2 * 4) : IVec{};
+                const auto decode = [&](int e) __attribute__((always_inline))
+                {
                     store(job.out + static_cast<size_t>(i + e) * job.stride + d,
-                          code_values<kCodec>(x, high, e, static_cast<int>(t % 32) + e, table) * factor[i + e] + offset[i + e]);
+                          code_values<kCodec>(x, high, e, table) * factor[i + e] + offset[i + e]);
+                };
+                each_element<C::kWidth>(job.count - i, decode);
             }
         }
     }
@@ -145,7 +163,7 @@ void decode_values<Codec::f16>(const DecodeJob &job)
 }
 
 constexpr int kBlockVecs = kBlock / kLanes;
-constexpr int kScoreRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;
+constexpr int kScoreRows = kLanes == 16 ? 8 : 4;
 
 template <int kRows>
 inline void block_scores_rows(const BlockScores &job, int row)
@@ -169,17 +187,24 @@ inline void block_scores_rows(const BlockScores &job, int row)
 
 void block_scores(const BlockScores &job)
 {
-    int row = 0;
-    for (; row + kScoreRows <= job.queries.rows; row += kScoreRows) block_scores_rows<kScoreRows>(job, row);
-    if (kScoreRows > 4 && row + 4 <= job.queries.rows) {
-        block_scores_rows<4>(job, row);
-        row += 4;
+    for (int row = 0; row < job.queries.rows;) {
+        const int left = job.queries.rows - row;
+        if (kScoreRows == 8 && left >= 8) {
+            block_scores_rows<8>(job, row);
+            row += 8;
+        } else if (left >= 4) {
+            block_scores_rows<4>(job, row);
+            row += 4;
+        } else if (left == 2) {
+            block_scores_rows<2>(job, row);
+            row += 2;
+        } else if (left == 3) {
+            block_scores_rows<3>(job, row);
+            row += 3;
+        } else {
+            block_scores_rows<1>(job, row++);
+        }
     }
-    if (kScoreRows > 2 && row + 2 <= job.queries.rows) {
-        block_scores_rows<2>(job, row);
-        row += 2;
-    }
-    if (row < job.queries.rows) block_scores_rows<1>(job, row);
 }
 
 template <int kRows, int kVecs>
@@ -218,10 +243,21 @@ inline void block_values_rows(const BlockValues &job, int row)
 
 void block_values(const BlockValues &job)
 {
-    constexpr int kRows = kLanes == 4 ? 2 : 4;
-    int row = 0;
-    for (; row + kRows <= job.rows; row += kRows) block_values_rows<kRows>(job, row);
-    for (; row < job.rows; row++) block_values_rows<1>(job, row);
+    for (int row = 0; row < job.rows;) {
+        const int left = job.rows - row;
+        if (left >= 4) {
+            block_values_rows<4>(job, row);
+            row += 4;
+        } else if (left == 3) {
+            block_values_rows<3>(job, row);
+            row += 3;
+        } else if (left == 2) {
+            block_values_rows<2>(job, row);
+            row += 2;
+        } else {
+            block_values_rows<1>(job, row++);
+        }
+    }
 }
 
 void rope_block(const RopeBlock &job)

@@ -175,15 +175,15 @@ constexpr Statement kStatements[kPlans] = {
     {"UPDATE {h} SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq = $1", "8448EI"},
     /* header_fork */ {"UPDATE {h} SET forks = forks + 1 WHERE seq = $1", "8"},
     /* header_delete */ {"DELETE FROM {h} WHERE seq = $1", "8"},
-    /* sharers_lock */ {"SELECT 1 FROM {h} WHERE extents && $1 ORDER BY seq FOR NO KEY UPDATE", "E"},
+    /* sharers_lock */ {"SELECT 1 FROM {h} WHERE extents OPERATOR(pg_catalog.&&) $1 ORDER BY seq FOR NO KEY UPDATE", "E"},
     /* last_stop */
     {"SELECT pg_catalog.max(s.stop) FROM {h} h, LATERAL ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) "
-     "AS s (extent, stop) WHERE h.extents @> ARRAY[$1] AND s.extent = $1",
+     "AS s (extent, stop) WHERE h.extents OPERATOR(pg_catalog.@>) ARRAY[$1] AND s.extent OPERATOR(pg_catalog.=) $1",
      "8"},
     /* sealed_insert */ {"INSERT INTO {s} (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", "8224T"},
     /* sealed_read */
     {"SELECT layer, head, pos, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head", "824"},
-    /* sealed_delete */ {"DELETE FROM {s} WHERE extent = $1 AND pos >= $2", "84"},
+    /* sealed_delete */ {"DELETE FROM {s} WHERE extent OPERATOR(pg_catalog.=) $1 AND pos OPERATOR(pg_catalog.>=) $2", "84"},
     /* tail_insert */ {"INSERT INTO {t} (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", "844K"},
     /* tail_read */
     {"SELECT chunk, pos, kv FROM {t} WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
@@ -193,7 +193,7 @@ constexpr Statement kStatements[kPlans] = {
     /* tail_copy */
     {"INSERT INTO {t} (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM {t} WHERE extent = $1 AND pos >= $3 AND pos < $4",
      "8844"},
-    /* tail_move */ {"UPDATE {t} SET extent = $2 WHERE extent = $1", "88"},
+    /* tail_move */ {"UPDATE {t} SET extent = $2 WHERE extent OPERATOR(pg_catalog.=) $1", "88"},
     /* orphans */
     {"SELECT DISTINCT e.extent FROM (SELECT extent FROM {s} UNION ALL SELECT extent FROM {t}) e WHERE NOT EXISTS "
      "(SELECT FROM {h} h WHERE h.extents @> ARRAY[e.extent])",

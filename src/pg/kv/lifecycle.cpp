@@ -20,7 +20,18 @@ void check_length(const Cache *c, const Sequence *s, int32_t length)
                                                      static_cast<long long>(s->seq), c->name, s->length, length));
 }
 
-void truncate(Cache *c, Sequence *s, int32_t length)
+// Cutting the tail takes the sequence's lock only, cutting tiles those of all that share them.
+Sequence *lock_for_truncate(Cache *c, int64_t seq, int32_t length, bool *sharers)
+{
+    MemoryContext context = CurrentMemoryContext;
+    const Sequence *seen = read_sequence(c, seq, context);
+    *sharers = seen && length < seen->sealed;
+    Sequence *s = *sharers ? lock_with_sharers(c, seq, context) : lock_sequence(c, seq, context);
+    if (!s) no_sequence(c, seq);
+    return s;
+}
+
+void truncate(Cache *c, Sequence *s, int32_t length, bool sharers)
 {
     const int32_t old_length = s->length;
     s->epoch = new_id();
@@ -31,7 +42,7 @@ void truncate(Cache *c, Sequence *s, int32_t length)
         write_sequence(c, s);
         return;
     }
-    lock_sharers(c, s);
+    if (!sharers) lock_sharers(c, s);  // what was in the tail has been sealed since it was looked at
     Datum range[] = {Int64GetDatum(s->own()), Int32GetDatum(0), Int32GetDatum(kOpenStop)};
     run_plan(c, Plan::tail_delete, range);
     const int spans = s->spans;
@@ -78,9 +89,8 @@ int32_t fork(Cache *c, int64_t from, int64_t to, bool whole, int32_t length)
 
 bool drop(Cache *c, int64_t seq)
 {
-    Sequence *s = lock_sequence(c, seq, CurrentMemoryContext);
+    Sequence *s = lock_with_sharers(c, seq, CurrentMemoryContext);
     if (!s) return false;
-    lock_sharers(c, s);
     if (s->spans > 0) {
         Datum range[] = {Int64GetDatum(s->own()), Int32GetDatum(0), Int32GetDatum(kOpenStop)};
         run_plan(c, Plan::tail_delete, range);
@@ -112,10 +122,11 @@ SQL_FUNCTION(kv_truncate)
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
     const int32_t length = PG_GETARG_INT32(2);
-    Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
+    bool sharers;
+    Sequence *s = lock_for_truncate(c, PG_GETARG_INT64(1), length, &sharers);
     s->length = present_length(c, s);
     check_length(c, s, length);
-    if (length < s->length) truncate(c, s, length);
+    if (length < s->length) truncate(c, s, length, sharers);
     SPI_finish();
     PG_RETURN_INT32(length);
 }

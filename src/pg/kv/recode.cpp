@@ -87,11 +87,11 @@ SQL_FUNCTION(kv_recode)
     Cache *c = cache_of(PG_GETARG_OID(0));
     const Codec codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(2)));
     tile_capacity(c->shape(codec));  // throws when the codec does not serve the cache's geometry
-    Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
+    Sequence *s = lock_with_sharers(c, PG_GETARG_INT64(1), CurrentMemoryContext);
+    if (!s) no_sequence(c, PG_GETARG_INT64(1));
     s->length = present_length(c, s);
     const int32_t sealed = s->sealed;
     if (sealed > 0) {
-        lock_sharers(c, s);
         TilePlan *plans;
         const int count = plan_tiles(c, codec, 0, sealed, true, &plans);
         Sequence changed = *s;
@@ -100,8 +100,7 @@ SQL_FUNCTION(kv_recode)
         UpdateActiveSnapshotCommandId();
         for (int layer = 0; layer < c->layers; ++layer) recode_layer(c, s, changed.own(), layer, plans, count);
         PopActiveSnapshot();
-        Datum move[] = {Int64GetDatum(s->own()), Int64GetDatum(changed.own())};
-        if (s->length > sealed) run_plan(c, Plan::tail_move, move);
+        if (s->length > sealed) move_tail(c, s->own(), changed.own());
         changed.epoch = new_id();
         write_sequence(c, &changed);
         free_tiles(c, s->spans, s->extents);

@@ -82,7 +82,9 @@ Datum stops_array(const Sequence *s)
     return PointerGetDatum(construct_array(values, s->spans, INT4OID, 4, true, TYPALIGN_INT));
 }
 
-// The identity of the cache's owner, whom row security does not bind: whether a tile is still used must not depend on who asks.
+// The identity of the cache's owner, whom row security does not bind: whether a tile is still used must not depend on who asks, and
+// rows of tiles and tail that policies show through the header must be reached when the header has changed already. What runs so
+// names its operators with their schema: the caller's search path must not choose them.
 struct AsOwner {
     Oid user;
     int flags;
@@ -98,6 +100,17 @@ AsOwner become_owner(const Cache *c)
     ReleaseSysCache(row);
     SetUserIdAndSecContext(owner, before.flags | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
     return before;
+}
+
+// Runs a statement as the cache's owner on a table where the caller has the privilege himself.
+uint64_t run_as_owner(Cache *c, Plan plan, Datum *values, Oid table, AclMode privilege)
+{
+    if (pg_class_aclcheck(table, GetUserId(), privilege) != ACLCHECK_OK)
+        aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(table));
+    AsOwner before = become_owner(c);
+    const uint64_t rows = run_plan(c, plan, values);
+    SetUserIdAndSecContext(before.user, before.flags);
+    return rows;
 }
 
 }  // namespace
@@ -202,23 +215,35 @@ void lock_sharers(Cache *c, const Sequence *s)
 {
     if (s->spans == 0) return;
     Datum values[] = {extents_array(s)};
-    AsOwner before = become_owner(c);
-    run_plan(c, Plan::sharers_lock, values);
-    SetUserIdAndSecContext(before.user, before.flags);
+    run_as_owner(c, Plan::sharers_lock, values, c->header, ACL_UPDATE);
+}
+
+Sequence *lock_with_sharers(Cache *c, int64_t seq, MemoryContext context)
+{
+    Datum values[] = {seq_array(seq)};
+    run_plan(c, Plan::header_read, values);
+    const Sequence *s = first_row(c, context);
+    if (!s) return nullptr;
+    lock_sharers(c, s);
+    return lock_sequence(c, seq, context);
+}
+
+void move_tail(Cache *c, int64_t from, int64_t to)
+{
+    Datum values[] = {Int64GetDatum(from), Int64GetDatum(to)};
+    run_as_owner(c, Plan::tail_move, values, c->tail, ACL_UPDATE);
 }
 
 void free_tiles(Cache *c, int spans, const int64_t *extents)
 {
     for (int i = 0; i < spans; ++i) {
         Datum extent[] = {Int64GetDatum(extents[i])};
-        AsOwner before = become_owner(c);
-        run_plan(c, Plan::last_stop, extent);
-        SetUserIdAndSecContext(before.user, before.flags);
+        run_as_owner(c, Plan::last_stop, extent, c->header, ACL_SELECT);
         bool unused;
         Datum stop = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &unused);
         if (unused) stop = Int32GetDatum(0);
         Datum range[] = {extent[0], stop};
-        if (DatumGetInt32(stop) != kOpenStop) run_plan(c, Plan::sealed_delete, range);
+        if (DatumGetInt32(stop) != kOpenStop) run_as_owner(c, Plan::sealed_delete, range, c->sealed, ACL_DELETE);
     }
 }
 
