@@ -141,7 +141,7 @@ void read_request(FunctionCallInfo fcinfo, Request *r)
     tile_capacity({r->codec, r->flags(), r->head_dim, r->value_dim, r->kv_heads});  // throws what it does not like
 }
 
-void execute(const char *format, ...) pg_attribute_printf(1, 2);
+void execute(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void execute(const char *format, ...)
 {
     StringInfoData sql;
