@@ -96,6 +96,12 @@ SELECT kv.relative_error((SELECT kv.attention(q, tile) FROM latent_tile WHERE se
 FROM (SELECT kv.at(numbers(3, 1, 1, 4, 48), 0, 0) AS q) x;
 SELECT * FROM kv.check_cache('uneven') UNION ALL SELECT * FROM kv.check_cache('latent');
 
+-- The largest halves stay finite, whatever the codec makes of them.
+SELECT kv.create_cache('large', 1, 1, 1, 64, codec => 'int4', tail_tokens => 0, sink_tokens => 0);
+SELECT kv.append('large', 1, x, x) FROM (SELECT kv.reshape(array_fill(65504::real, ARRAY[64 * 300])::kv.tensor, '{1,1,300,64}') AS x) t;
+SELECT kv.max_error(k, k) AS k, kv.relative_error(v, kv.reshape(array_fill(65504::real, ARRAY[64 * 300])::kv.tensor, '{1,300,64}')) < 0.2 AS v FROM kv.fetch('large', 1, 0);
+SELECT kv.drop_cache('large');
+
 -- Renamed, moved to another schema, still a cache.
 ALTER TABLE uneven RENAME TO odd;
 CREATE SCHEMA elsewhere;
