@@ -1,6 +1,7 @@
 // Interleaving rows of halves into words: pairs of dims of a token for K, pairs of tokens of a dim for V (tile.h).
 #include "core/kv/halves.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/kv/tile_layout.h"
@@ -67,6 +68,11 @@ TileView view_halves(const TileShape &shape, int head, int32_t first, int tokens
     interleave_keys(k, tokens, shape.dim_k, planes + at.k);
     if (!(shape.flags & kValuesInKeys)) interleave_values(v, tokens, shape.dim_v, planes + at.v);
     return view_planes(shape, head, first, tokens, planes);
+}
+
+void clamp_to_halves(float *values, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) values[i] = std::clamp(values[i], -65504.0f, 65504.0f);
 }
 
 }  // namespace vkv::kv

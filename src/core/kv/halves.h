@@ -12,4 +12,7 @@ TileView view_halves(const TileShape &shape, int head, int32_t first, int tokens
 // The same tile again, from planes that view_halves has made.
 TileView view_planes(const TileShape &shape, int head, int32_t first, int tokens, const uint8_t *planes);
 
+// To the range of halves, which what a codec decodes to may leave a little.
+void clamp_to_halves(float *values, size_t n);
+
 }  // namespace vkv::kv

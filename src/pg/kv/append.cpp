@@ -131,8 +131,7 @@ SQL_FUNCTION(kv_append)
     a.k = view_of(datum_tensor(PG_GETARG_DATUM(2)));
     a.has_position = !PG_ARGISNULL(4);
     a.position = a.has_position ? PG_GETARG_INT32(4) : 0;
-    check_model(a.cache, PG_ARGISNULL(5) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(5)),
-                PG_ARGISNULL(6) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(6)));
+    check_model(a.cache, optional_text(fcinfo, 5), optional_text(fcinfo, 6));
     check_tensor(a.cache, "k", a.k, a.cache->dim_k);
     if (a.cache->values_in_keys) {
         if (!PG_ARGISNULL(3))

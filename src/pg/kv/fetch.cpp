@@ -46,9 +46,9 @@ public:
         const int32_t end = std::min({tile.first + tile.tokens, to, window_.first + window_.count});
         if (from >= end) return;
         decode_tile(tile, k_, v_);
-        if (dtype_ == Dtype::f16) {  // what a codec decodes to may lie a little beyond the range of halves
-            clamp(k_, tile.tokens * tile.dim_k);
-            clamp(v_, tile.tokens * tile.dim_v);
+        if (dtype_ == Dtype::f16) {
+            clamp_to_halves(k_, static_cast<size_t>(tile.tokens) * static_cast<size_t>(tile.dim_k));
+            clamp_to_halves(v_, static_cast<size_t>(tile.tokens) * static_cast<size_t>(tile.dim_v));
         }
         put(out_.k, k_, tile, tile.dim_k, from, end);
         put(out_.v, v_, tile, tile.dim_v, from, end);
@@ -59,10 +59,6 @@ public:
     Work work() const { return work_; }
 
 private:
-    static void clamp(float *values, int n)
-    {
-        for (int i = 0; i < n; ++i) values[i] = std::clamp(values[i], -65504.0f, 65504.0f);
-    }
     void put(TensorHeader *out, const float *rows, const TileView &tile, int dim, int32_t from, int32_t end) const
     {
         const size_t d = static_cast<size_t>(dim);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/kv/halves.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
@@ -42,14 +43,12 @@ private:
         const size_t row = static_cast<size_t>(head) * static_cast<size_t>(tokens_) + static_cast<size_t>(pos);
         return {all + row * static_cast<size_t>(dim), static_cast<size_t>(dim)};
     }
-    // What a codec decodes to may lie a little beyond the range of halves.
-    void put(const float *rows, uint16_t *all, const TileView &tile, int dim, int32_t count) const
+    void put(float *rows, uint16_t *all, const TileView &tile, int dim, int32_t count) const
     {
         auto *out = const_cast<uint16_t *>(at(all, tile.head, tile.first, dim).data);
         const size_t n = static_cast<size_t>(count) * static_cast<size_t>(dim);
-        auto *values = const_cast<float *>(rows);
-        for (size_t i = 0; i < n; ++i) values[i] = std::clamp(values[i], -65504.0f, 65504.0f);
-        to_f16(Dtype::f32, values, out, n);
+        clamp_to_halves(rows, n);
+        to_f16(Dtype::f32, rows, out, n);
     }
 
     const Cache *cache_;
