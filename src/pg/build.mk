@@ -88,7 +88,7 @@ $(INSTALL_SQL):
 	cat $^ < /dev/null > $@.tmp && mv $@.tmp $@
 
 # Before anything is copied: never replace a library that another project installed under the same name.
-installdirs installdirs-lib uninstall: refuse-foreign
+installdirs installdirs-lib uninstall uninstall-lib: refuse-foreign
 
 refuse-foreign:
 	@lib='$(DESTDIR)$(pkglibdir)/vector$(DLSUFFIX)'; \
