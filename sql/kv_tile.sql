@@ -87,13 +87,25 @@ SELECT count(*) FILTER (WHERE kv.tensor_eq((kv.decode(c)).k, kv.slice((kv.decode
 
 -- a token of a tail row
 SELECT slot, (kv.decode(tile)).k, (kv.decode(tile)).v, i.first_position, head, heads, keys_before_rope AS rope, values_in_keys AS in_keys, checksum_ok
-  FROM (SELECT slot, kv.token_tile('f16{{1,2,3,4},{5,6,7,8}}', slot, 77, slot, 2, 3) AS tile FROM generate_series(0, 1) AS slot
-        UNION ALL SELECT 0, kv.token_tile('f16{{1,2,3,4}}', 0, 5, 1, 2, 4, 3, 2)
-        UNION ALL SELECT 0, kv.token_tile('f16{{1,2,3,4}}', 0, 5, 1, 2, 4, 1)) AS t, kv.info(tile) AS i;
-SELECT * FROM pg_temp.try_all(ARRAY[$$kv.token_tile('{{1,2}}', 0, 0, 0, 1, 1)$$, $$kv.token_tile('f16{1,2}', 0, 0, 0, 1, 1)$$, $$kv.token_tile('f16{{1,2}}', 1, 0, 0, 1, 1)$$, $$kv.token_tile('f16{{1,2}}', -1, 0, 0, 1, 1)$$,
-  $$kv.token_tile('f16{{1,2}}', 0, -1, 0, 1, 1)$$, $$kv.token_tile('f16{{1,2}}', 0, 2147483647, 0, 1, 1)$$, $$kv.token_tile('f16{{1,2}}', 0, 0, 1, 1, 1)$$, $$kv.token_tile('f16{{1,2}}', 0, 0, 0, 0, 1)$$,
-  $$kv.token_tile('f16{{1,2}}', 0, 0, 0, 1, 2)$$, $$kv.token_tile('f16{{1,2}}', 0, 0, 0, 1, 0)$$, $$kv.token_tile('f16{{1,2}}', 0, 0, 0, 1, 1, 4)$$, $$kv.token_tile('f16{{1,2}}', 0, 0, 0, 1, 1, 1)$$,
-  $$kv.token_tile('f16{{1,2}}', 0, 0, 0, 1, 2, 1, 3)$$, $$kv.token_tile('f16{{NaN,2}}', 0, 0, 0, 1, 1)$$]);
+  FROM (SELECT slot, kv.token_tile(kv.pack_halves('f16{{1,2,3,4},{5,6,7,8}}'), slot, 77, slot, 2, 3) AS tile FROM generate_series(0, 1) AS slot
+        UNION ALL SELECT 0, kv.token_tile(kv.pack_halves('f16{{1,2,3,4}}'), 0, 5, 1, 2, 4, 3, 2)
+        UNION ALL SELECT 0, kv.token_tile(kv.pack_halves('f16{{1,2,3,4}}'), 0, 5, 1, 2, 4, 1)) AS t, kv.info(tile) AS i;
+SELECT * FROM pg_temp.try_all(ARRAY[$$kv.token_tile('\x00', 0, 0, 0, 1, 1)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 1, 0, 0, 1, 1)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), -1, 0, 0, 1, 1)$$,
+  $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, -1, 0, 1, 1)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 2147483647, 0, 1, 1)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 1, 1, 1)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 0, 0, 1)$$,
+  $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 0, 1, 2)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 0, 1, 0)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 0, 1, 1, 4)$$, $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 0, 1, 1, 1)$$,
+  $$kv.token_tile(kv.pack_halves('f16{{1,2}}'), 0, 0, 0, 1, 2, 1, 3)$$, $$kv.token_tile(kv.pack_halves('f16{{NaN,2}}'), 0, 0, 0, 1, 1)$$]);
+
+-- packed halves: whatever the bits are, they come back; what noise does not pack is stored as it is
+SELECT name, kv.shape(value), length(kv.pack_halves(value)) AS bytes, kv.tensor_send(kv.unpack_halves(kv.pack_halves(value))) = kv.tensor_send(value) AS same
+  FROM (VALUES ('zeros', array_fill(0, ARRAY[3, 200])::kv.tensor), ('signs and edges', 'f16{{1,-1,0,-0,65504,-65504,5.9604645e-08,-6.0975552e-05,6.1035156e-05,0.33325195}}'),
+        ('one', 'f16{{7}}'), ('alike', (SELECT array_agg(r)::kv.tensor FROM (SELECT array_agg((1 + (i * 7 + s * 3) % 11 / 10.0) * (1 - 2 * (i % 2))) AS r FROM generate_series(1, 130) AS i, generate_series(1, 5) AS s GROUP BY s) AS t)),
+        ('not finite', 'f16{{Infinity,-Infinity,NaN,1}}')) AS t(name, given), kv.cast(given, 'f16') AS value;
+SELECT * FROM pg_temp.try_all(ARRAY[$$kv.pack_halves('{{1,2}}')$$, $$kv.pack_halves('f16{1,2}')$$, $$kv.pack_halves('[0,2]{}'::kv.tensor)$$, $$kv.pack_halves('f16[0,2]{}')$$, $$kv.pack_halves(kv.cast(array_fill(0, ARRAY[70000, 1])::kv.tensor, 'f16'))$$]);
+CREATE TEMP TABLE packed AS SELECT kv.pack_halves(kv.cast(array_fill(0.5, ARRAY[2, 100])::kv.tensor, 'f16')) AS bytes;
+SELECT what, pg_temp.attempt(format('SELECT kv.unpack_halves(%L)', value)) AS answer
+  FROM packed, LATERAL (VALUES (1, 'empty', '\x'::bytea), (2, 'a header alone', substr(bytes, 1, 8)), (3, 'cut', substr(bytes, 1, length(bytes) - 1)), (4, 'longer', bytes || '\x00'), (5, 'form', set_byte(bytes, 0, 2)),
+    (6, 'reserved', set_byte(bytes, 6, 1)), (7, 'no slots', set_byte(bytes, 2, 0)), (8, 'other slots', set_byte(bytes, 2, 3)), (9, 'other width', set_byte(bytes, 4, 101)), (10, 'exceptions', set_byte(bytes, 8, get_byte(bytes, 8) | 32)),
+    (11, 'many', set_byte(bytes, 8, get_byte(bytes, 8) | 224)), (12, 'steps', set_byte(bytes, 8 + 4 + 64, 28)), (13, 'raw', '\x000002000100000001'::bytea)) AS t(i, what, value) ORDER BY i;
 
 -- what cannot be encoded
 SELECT * FROM pg_temp.try_all(ARRAY[$$kv.encode('{{1,NaN}}', '{{1}}', 'f16')$$, $$kv.encode('{{1}}', '{{-Infinity}}', 'f16')$$, $$kv.encode('{{{1},{70000}}}', '{{{1},{2}}}', 'f16')$$, $$kv.encode('f16{{1}}', 'bf16{{1e30}}', 'int8')$$,

@@ -22,7 +22,7 @@ sources() { find "$@" \( -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name 
 includes() { sources "$@" | xargs -r grep -nE '^[[:space:]]*#[[:space:]]*include'; } # file:line:#include ...
 tree() { find . \( -path ./.git -o -path ./build -o -path ./results -o -name __pycache__ \) -prune -o -type f -print; }
 
-# Includes go downwards only: pg -> core, gpu -> core; inside core: simd <- codec <- graph, simd <- kv.
+# Includes go downwards only: pg -> core, gpu -> core; inside core: simd <- codec <- graph, simd <- kv; offload stands alone.
 includes src/core | grep -vE 'include (<[a-z_0-9./]+>|"core/)' | rule 'src/core includes the standard library and core only'
 includes src/core | grep -E 'postgres|cuda|"pg/|"gpu/' | rule 'src/core knows neither PostgreSQL nor CUDA'
 includes src/core/simd | grep '"core/' | grep -vE '"core/(simd/|error\.h|value\.h)' | rule 'simd stands on nothing'
@@ -30,6 +30,7 @@ includes src/core/codec | grep '"core/' | grep -vE '"core/(simd|codec)/|"core/(e
 includes src/core/text | grep '"core/' | grep -vE '"core/(simd|text)/|"core/(error|value)\.h' | rule 'text stands on simd'
 includes src/core/graph | grep '"core/' | grep -vE '"core/(simd|codec|graph)/|"core/(error|value)\.h' | rule 'graph stands on codec and simd'
 includes src/core/kv | grep '"core/' | grep -vE '"core/(simd|kv)/|"core/(error|value)\.h' | rule 'kv stands on simd'
+includes src/core/offload | grep '"core/' | grep -vE '"core/(offload)/|"core/(error|value)\.h' | rule 'offload stands on nothing'
 includes src/pg | grep -vE '^src/pg/boundary/(pg|compat)\.h:' | grep '"' | grep -vE '"(core|pg)/' | rule 'PostgreSQL is included through pg/boundary/pg.h only'
 includes src/pg | grep -E 'cuda|"gpu/|faiss|cblas' | rule 'src/pg knows neither CUDA nor a numerical library'
 includes gpu | grep -E 'postgres|"pg/' | rule 'gpu knows no PostgreSQL'
@@ -53,7 +54,7 @@ find . -path ./build -prune -o -path ./.git -prune -o -type f -size +4M -print |
 if [ -f vector.so ]; then
     shown=$(nm -D --defined-only vector.so | awk '{print $3}' | sort)
     functions=$(grep '^pg_finfo_' <<< "$shown" | sed 's/^pg_finfo_//')
-    { grep -vE '^(pg_finfo_.*|Pg_magic_func|_PG_init)$' <<< "$shown" | grep -vxF "$functions"; } | rule 'vector.so shows SQL functions only'
+    { grep -vE '^(pg_finfo_.*|Pg_magic_func|_PG_init|vkv_worker_.*)$' <<< "$shown" | grep -vxF "$functions"; } | rule 'vector.so shows SQL functions and workers only'
     grep -hoE "AS 'MODULE_PATHNAME'(, *'[a-z_0-9]+')?" extension/*/*.sql | sed -n "s/.*, *'\(.*\)'/\1/p" | sort -u |
         grep -vxF "$functions" | rule 'each C symbol of the SQL files is in vector.so'
     readelf -d vector.so | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libpthread|ld-linux[a-z0-9_-]*)\.so' | rule 'vector.so needs libc and libm only'

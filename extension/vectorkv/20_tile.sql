@@ -39,8 +39,18 @@ CREATE FUNCTION kv.decode(tile kv.tile, OUT k kv.tensor, OUT v kv.tensor) RETURN
     AS 'MODULE_PATHNAME', 'kv_tile_decode' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION kv.decode(kv.tile) IS 'keys and values as they are stored: f32 [tokens, dim]';
 
--- a token of a row of a cache's tail: slot of f16 [slots, dim_k + dim_v]
-CREATE FUNCTION kv.token_tile(kv kv.tensor, slot integer, "position" integer, head integer, heads integer, dim_k integer,
+-- rows of a cache's tail
+
+CREATE FUNCTION kv.pack_halves(kv kv.tensor) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'kv_pack_halves' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kv.pack_halves(kv.tensor) IS 'a tensor f16 [slots, dim_k + dim_v] in fewer bytes, bit for bit';
+
+CREATE FUNCTION kv.unpack_halves(kv bytea) RETURNS kv.tensor
+    AS 'MODULE_PATHNAME', 'kv_unpack_halves' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kv.unpack_halves(bytea) IS 'a row of a tail as a tensor: f16 [slots, dim_k + dim_v]';
+
+-- a token of a row: the slot of a layer and head
+CREATE FUNCTION kv.token_tile(kv bytea, slot integer, "position" integer, head integer, heads integer, dim_k integer,
         flags integer DEFAULT 0, dim_v integer DEFAULT NULL) RETURNS kv.tile
     AS 'MODULE_PATHNAME', 'kv_token_tile' LANGUAGE C STABLE PARALLEL SAFE;
 

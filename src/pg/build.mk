@@ -20,6 +20,8 @@ DATA_built = $(INSTALL_SQL) $(UPGRADE_SQL)
 
 CORE_DIR = build/core
 CORE_LIB ?= $(CORE_DIR)/libvkvcore.a
+HELPER = $(if $(wildcard gpu/CMakeLists.txt),$(CORE_DIR)/gpu/vectorkv_helper)
+SCRIPTS_built = $(HELPER)
 
 REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 REGRESS_OPTS = --load-extension=vector
@@ -55,7 +57,7 @@ $(OBJDIR)/%.o: src/pg/%.cpp $(OBJDIR)/flags
 
 $(EXPORTS): $(OBJS)
 	@{ echo '{ global: Pg_magic_func; _PG_init;'; \
-	  nm -g --defined-only $(OBJS) | awk '$$3 ~ /^pg_finfo_/ {print $$3 ";"; sub(/^pg_finfo_/, "", $$3); print $$3 ";"}' | sort -u; \
+	  nm -g --defined-only $(OBJS) | awk '$$3 ~ /^pg_finfo_/ {print $$3 ";"; sub(/^pg_finfo_/, "", $$3); print $$3 ";"} $$3 ~ /^vkv_worker_/ {print $$3 ";"}' | sort -u; \
 	  echo 'local: *; };'; } > $@.tmp && mv $@.tmp $@
 
 # Another compiler, server or set of flags makes every object anew.
@@ -74,6 +76,10 @@ $(shlib): $(CORE_LIB) $(EXPORTS) build/pg/linked
 $(CORE_DIR)/libvkvcore.a: FORCE
 	@[ -f $(CORE_DIR)/Makefile ] || cmake -S . -B $(CORE_DIR) -G 'Unix Makefiles' -DVKV_TESTS=OFF > /dev/null
 	@+$(MAKE) -s --no-print-directory -C $(CORE_DIR) vkvcore > /dev/null
+
+# The GPU helper is a program of its own, beside the server's.
+$(CORE_DIR)/gpu/vectorkv_helper: $(CORE_DIR)/libvkvcore.a FORCE
+	@+$(MAKE) -s --no-print-directory -C $(CORE_DIR) vectorkv_helper > /dev/null
 
 $(UPGRADE_SQL): extension/vector/60_hnsw_tools.sql
 	@mkdir -p $(@D)

@@ -23,6 +23,13 @@ def words(text):
     return [part for part in text.split(",") if part]
 
 
+def setting(text):
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"a setting is NAME=VALUE, not {text}")
+    return name, value
+
+
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -45,6 +52,7 @@ def parse(arguments):
     add("--ggml", help="source folder of ggml, for llama.cpp's attention")
     add("--ggml-build", help="its build folder")
     add("--shared-buffers", default="4GB")
+    add("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="another setting of the server")
     add("--run-as", default="postgres", help="user of the server when called by root")
     add("--work", help="folder for the cluster (default: the system's temporary folder)")
     add("--json", help="file for every figure")
@@ -52,6 +60,7 @@ def parse(arguments):
     add("--document", help="file whose section between <!-- bench NAME --> and <!-- /bench --> is replaced")
     add("--section", metavar="NAME", help="the NAME of that section")
     options = parser.parse_args(arguments)
+    options.settings = dict(options.set)
     unknown = [stage for stage in options.do if stage not in kv_measure.STAGES]
     if unknown:
         parser.error(f"no stage {unknown[0]}")
@@ -99,7 +108,14 @@ def main():
     finally:
         server.stop()
     header = {
-        "server": f"{version}, shared_buffers {options.shared_buffers}, jit off, autovacuum off, the rest default",
+        "server": ", ".join(
+            [
+                version,
+                f"shared_buffers {options.shared_buffers}",
+                *(f"{name} {value}" for name, value in options.settings.items()),
+                "jit off, autovacuum off, the rest default",
+            ]
+        ),
         "load average at the end": " ".join(kv_measure.load_average()),
     }
     text = kv_report.markdown(results, peers, header, options)

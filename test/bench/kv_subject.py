@@ -21,7 +21,8 @@ import tensors  # noqa: E402
 
 KERNEL_LIMIT = 2e-5  # of an output vector; float32 results of states that are right to 1e-5
 CODEC_LIMITS = {"f16": 2e-5, "int8": 0.05, "int4": 0.4, "int3": 0.7, "int2": 1.2}  # of all outputs together
-CHUNK = 4096
+CHUNK = 4096  # tokens an append
+FETCH = 32768  # tokens a fetch
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Times:
 
 class Server:
     def __init__(self, options):
-        settings = {"shared_buffers": options.shared_buffers, "max_parallel_workers_per_gather": "0"}
+        settings = {"shared_buffers": options.shared_buffers, "max_parallel_workers_per_gather": "0", **options.settings}
         self.cluster = Cluster("kv", options.ours, options.run_as, settings, options.work)
         self.cluster.start()
         self.connect()
@@ -120,8 +121,14 @@ class Cache:
         return self.server.one(call, self.name, self.sequences, layer, q)
 
     def decoded(self, sequence, layer=0):
-        fetch = "SELECT (f).k, (f).v FROM kv.fetch(%s::text::regclass, %s, %s, dtype => 'f32') f"
-        return self.server.run(fetch, self.name, sequence, layer).fetchone()
+        """(k, v) as f32, fetched in parts: a row of a large cache would be larger than PostgreSQL's rows may be."""
+        length = self.server.one("SELECT kv.length(%s::text::regclass, %s)", self.name, sequence)
+        fetch = "SELECT (f).k, (f).v FROM kv.fetch(%s::text::regclass, %s, %s, %s, %s, 'f32') f"
+        parts = [
+            self.server.run(fetch, self.name, sequence, layer, first, min(FETCH, length - first)).fetchone()
+            for first in range(0, max(length, 1), FETCH)
+        ]
+        return tuple(np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
 
     def judge(self, problem, got=None):
         """(error of the kernel, error with the codec's); refuses a wrong answer."""

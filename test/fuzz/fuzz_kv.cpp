@@ -1,5 +1,6 @@
-// Everything of schema kv that comes from outside: binary tensors, tiles and states, and the texts of all three. The first byte
-// picks one. What is accepted survives a round trip, and a tile that is accepted decodes to finite numbers and can be clipped.
+// Everything of schema kv that comes from outside: binary tensors, tiles and states, the texts of all three, and packed halves. The
+// first byte picks one. What is accepted survives a round trip, and a tile that is accepted decodes to finite numbers and can be
+// clipped.
 
 #include <cmath>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/kv/pack_halves.h"
 #include "core/kv/tensor_text.h"
 #include "core/kv/wire.h"
 
@@ -110,6 +112,37 @@ void fuzz_texts(std::string_view text)
     }
 }
 
+void fuzz_packed(Bytes input)
+{
+    // What is read from anything packs and comes back, and any values do.
+    Buffer bytes(input.size());
+    if (!input.empty()) std::memcpy(bytes.data(), input.data(), input.size());
+    const PackedRow row(bytes.data(), input.size());
+    std::vector<uint16_t> values(row.shape().values()), again(values.size());
+    row.read(0, row.shape().slots, values.data());
+    Buffer packed(packed_bound(row.shape()));
+    const size_t size = pack_halves(values.data(), row.shape(), static_cast<uint8_t *>(packed.data()));
+    require(size <= packed_bound(row.shape()));
+    const PackedRow second(packed.data(), size);
+    for (int slot = 0; slot < row.shape().slots; ++slot)
+        second.read(slot, 1, again.data() + static_cast<size_t>(slot) * static_cast<size_t>(row.shape().width));
+    require(values == again);
+}
+
+void fuzz_packing(Bytes input)
+{
+    const size_t n = input.size() / 2;
+    if (n == 0 || n > 65535) return;
+    std::vector<uint16_t> values(n), again(n);
+    std::memcpy(values.data(), input.data(), 2 * n);
+    const int width = 1 + static_cast<int>(values[0] % n);
+    const RowShape shape{static_cast<int>(n) / width, width};
+    Buffer packed(packed_bound(shape));
+    const size_t size = pack_halves(values.data(), shape, static_cast<uint8_t *>(packed.data()));
+    PackedRow(packed.data(), size).read(0, shape.slots, again.data());
+    require(std::memcmp(values.data(), again.data(), 2 * shape.values()) == 0);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -118,7 +151,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const Bytes input(data + 1, size - 1);
     const std::string_view text(reinterpret_cast<const char *>(data) + 1, size - 1);
     try {
-        switch (data[0] % 5) {
+        switch (data[0] % 7) {
             case 0:
                 fuzz_tensor(input);
                 break;
@@ -133,6 +166,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 break;
             case 4:
                 fuzz_texts(text);
+                break;
+            case 5:
+                fuzz_packed(input);
+                break;
+            case 6:
+                fuzz_packing(input);
                 break;
         }
     } catch (const vkv::Error &error) {

@@ -352,10 +352,11 @@ TEST(AttendKernels, WeightsAreExponentials)
                 if (x[static_cast<size_t>(i)] < -87)
                     EXPECT_EQ(scores[i], 0);
                 else
-                    EXPECT_NEAR(scores[i], expected, 2e-7 * expected)
+                    // ln 2 is a float: its error grows with the exponent.
+                    EXPECT_NEAR(scores[i], expected, (2e-7 - 3e-9 * static_cast<double>(x[static_cast<size_t>(i)])) * expected)
                         << simd::level_name(level) << " " << x[static_cast<size_t>(i)];
             }
-            for (int i = kCount - 3; i < kCount + kScorePad; i++) EXPECT_EQ(scores[i], 0);
+            for (int i = kCount - 3; i < kCount; i++) EXPECT_EQ(scores[i], 0);  // up to a multiple of kBlock
         }
     }
 }

@@ -70,6 +70,13 @@ TileView view_halves(const TileShape &shape, int head, int32_t first, int tokens
     return view_planes(shape, head, first, tokens, planes);
 }
 
+void planes_to_tile(const TileShape &shape, const PlanesAt &at, const uint8_t *planes, void *out)
+{
+    std::memcpy(static_cast<uint8_t *>(out) + kTileHeaderBytes, planes, tile_layout(shape, at.tokens).end);
+    finish_tile(shape, {at.head, at.first, at.tokens}, out);
+    static_cast<TileHeader *>(out)->id = at.id;
+}
+
 void clamp_to_halves(float *values, size_t n)
 {
     for (size_t i = 0; i < n; ++i) values[i] = std::clamp(values[i], -65504.0f, 65504.0f);

@@ -12,6 +12,15 @@ TileView view_halves(const TileShape &shape, int head, int32_t first, int tokens
 // The same tile again, from planes that view_halves has made.
 TileView view_planes(const TileShape &shape, int head, int32_t first, int tokens, const uint8_t *planes);
 
+// A tile of its own, header and checksum included, from planes that view_halves has made: tile_bytes(shape, at.tokens) bytes.
+struct PlanesAt {
+    int head;
+    int32_t first;
+    int tokens;
+    uint64_t id;  // content id that it carries
+};
+void planes_to_tile(const TileShape &shape, const PlanesAt &at, const uint8_t *planes, void *out);
+
 // To the range of halves, which what a codec decodes to may leave a little.
 void clamp_to_halves(float *values, size_t n);
 

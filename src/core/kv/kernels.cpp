@@ -73,6 +73,8 @@ inline Vec first_lanes(Vec x, int n, float other)
 #include "core/kv/kernels_body.inl"
 #include "core/kv/kernels_decoded.inl"
 
+inline Vec weight(Vec x) { return exp_negative(x); }
+
 }  // namespace
 
 extern constinit const AttendKernels kPlainAttend = {

@@ -53,8 +53,8 @@ struct ScoreJob {
     Ahead *ahead = nullptr;  // never null
 };
 
-// o [rows][o_stride] += weights * values. weights [rows][stride], zero beyond the tokens, up to the padding. o_stride: multiple
-// of 16.
+// o [rows][o_stride] += weights * values. weights [rows][stride], zero beyond the tokens, up to a multiple of kBlock. o_stride:
+// multiple of 16.
 struct ValueJob {
     TileJob job;
     const float *weights = nullptr;
@@ -65,7 +65,8 @@ struct ValueJob {
     Ahead *ahead = nullptr;  // never null
 };
 
-// One step of the online softmax: scores [rows][stride] become weights exp(score - m), zero beyond the tokens up to the padding.
+// One step of the online softmax: scores [rows][stride] become weights exp(score - m), zero beyond the tokens up to a multiple of
+// kBlock; what is behind that may change.
 struct SoftmaxJob {
     float *scores = nullptr;
     size_t stride = 0;

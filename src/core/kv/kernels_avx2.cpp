@@ -60,6 +60,8 @@ inline Vec first_lanes(Vec x, int n, float other) { return _mm256_blendv_ps(spla
 #include "core/kv/kernels_body.inl"
 #include "core/kv/kernels_decoded.inl"
 
+inline Vec weight(Vec x) { return exp_negative(x); }
+
 }  // namespace
 
 extern constinit const AttendKernels kAvx2Attend = {

@@ -25,13 +25,14 @@ inline Vec halves(const uint32_t *words, int n)
 }
 inline Vec half_row(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
 inline Vec half_row(const uint16_t *p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_below(n), p)); }
-inline Vec splat_pair(const float *p) { return (Vec)_mm512_set1_pd(load_as<double>(p)); }
-inline Vec pair_sums(Vec a, Vec b)
+// Broadcasts from memory as integers are loads and nothing else; those of floats take the units that convert.
+inline Vec splat_pair(const float *p) { return (Vec)_mm512_set1_epi64(load_as<int64_t>(p)); }
+// What vshufps has taken from two vectors, in the order of those.
+inline Vec in_order(Vec x)
 {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    return _mm512_add_ps(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15), x);
 }
+inline Vec pair_sums(Vec a, Vec b) { return in_order(_mm512_shuffle_ps(a, b, 0x88) + _mm512_shuffle_ps(a, b, 0xDD)); }
 inline Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 inline Vec rounded(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -46,6 +47,95 @@ inline Vec first_lanes(Vec x, int n, float other) { return _mm512_mask_mov_ps(sp
 #include "core/kv/kernels_body.inl"
 #include "core/kv/kernels_decoded.inl"
 #include "core/kv/kernels_vnni.inl"
+
+// ---- softmax -----------------------------------------------------------------------------------------------------------------
+
+// 2^(i / 16), less i in the bits that an integer multiple of 1 / 16 moves: adding the multiple there gives the power.
+alignas(64) constexpr float kRoots[16] = {1.0f,        1.04427378f, 1.09050773f, 1.13878864f, 1.18920712f, 1.24185781f,
+                                          1.29683955f, 1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
+                                          1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
+struct RootTable {
+    alignas(64) int32_t bits[16];
+    constexpr RootTable() : bits()
+    {
+        for (int i = 0; i < 16; i++) bits[i] = __builtin_bit_cast(int32_t, kRoots[i]) - (i << 19);
+    }
+};
+constexpr RootTable kRootTable;
+
+// e^x for x <= 0, also -inf; 0 below kLeastExponent. x = k ln 2 / 16 + r: the power of k is looked up, and r is so small that three
+// terms do. The unit that multiplies is busy with products of keys and values: half the work for it of exp_negative.
+inline Vec weight(Vec x)
+{
+    const __m512i table = _mm512_load_si512(kRootTable.bits);
+    const __m512 shift = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: the integer part of a sum stands in its low bits
+    const __m512 sum = _mm512_fmadd_ps(x, _mm512_set1_ps(16 * kLog2E), shift);
+    const __m512 r = _mm512_fnmadd_ps(_mm512_sub_ps(sum, shift), _mm512_set1_ps(0.693147181f / 16), x);
+    const __m512i k = _mm512_castps_si512(sum);
+    const __m512 power = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(k, table), _mm512_slli_epi32(k, 19)));
+    const __m512 half = _mm512_fmadd_ps(r, _mm512_set1_ps(1.0f / 6), _mm512_set1_ps(0.5f));
+    const __m512 rest = _mm512_fmadd_ps(half, _mm512_mul_ps(r, r), r);
+    const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kLeastExponent), _CMP_GE_OQ);
+    return _mm512_maskz_fmadd_ps(counts, power, rest, power);
+}
+
+// m of a row grows: what has come to l, and later to o, shrinks by a factor.
+void raise_most(const SoftmaxJob &job, int row, __m512 most)
+{
+    const float now = _mm512_reduce_max_ps(most), factor = exp_negative(splat(job.m[row] - now))[0];
+    job.m[row] = now;
+    job.factors[row] = factor;
+    store(job.l + row * kBlock, load(job.l + row * kBlock) * factor);
+}
+
+// All rows of some tokens before the next tokens: sums of values begin with the first tokens, while weights of later ones are made.
+template <int kRows>
+bool softmax_rows(const SoftmaxJob &job, int row)
+{
+    const __m512 nothing = _mm512_set1_ps(-__builtin_inff());
+    float *s = job.scores + static_cast<size_t>(row) * job.stride;
+    const int last = (job.tokens - 1) / 16 * 16;
+    const __mmask16 last_lanes = lanes_below(job.tokens - last);
+    __m512 most[kRows], base[kRows], total[kRows];
+    repeat<kRows>(VKV_EACH(r) { most[r] = _mm512_mask_mov_ps(nothing, last_lanes, load(s + r * job.stride + last)); });
+    for (int t = 0; t < last; t += 16) repeat<kRows>(VKV_EACH(r) { most[r] = vmax(most[r], load(s + r * job.stride + t)); });
+    int grown = 0;
+    repeat<kRows>(VKV_EACH(r) {
+        job.factors[row + r] = 1.0f;
+        grown |= any_greater(most[r], splat(job.m[row + r])) << r;
+    });
+    if (grown)
+        for (int r = 0; r < kRows; r++)
+            if (grown >> r & 1) raise_most(job, row + r, most[r]);
+    repeat<kRows>(VKV_EACH(r) {
+        const float m = job.m[row + r];
+        base[r] = splat(m == nothing[0] ? 0.0f : m);  // nothing seen: e^(-inf - 0) = 0
+        total[r] = load(job.l + (row + r) * kBlock);
+    });
+    const auto weigh = [&](int t, __mmask16 lanes) __attribute__((always_inline))
+    {
+        repeat<kRows>(VKV_EACH(r) {
+            float *at = s + r * job.stride + t;
+            const __m512 p = weight(_mm512_mask_mov_ps(nothing, lanes, load(at)) - base[r]);
+            total[r] += p;
+            store(at, p);
+        });
+    };
+    for (int t = 0; t < last; t += 16) weigh(t, 0xFFFF);
+    weigh(last, last_lanes);
+    repeat<kRows>(VKV_EACH(r) { store(job.l + (row + r) * kBlock, total[r]); });
+    return grown != 0;
+}
+
+bool softmax_wide(const SoftmaxJob &job)
+{
+    bool grew = false;
+    int row = 0;
+    for (; row + 4 <= job.rows; row += 4) grew |= softmax_rows<4>(job, row);
+    if (job.rows - row == 3) return softmax_rows<3>(job, row) || grew;
+    for (; row < job.rows; row++) grew |= softmax_rows<1>(job, row);
+    return grew;
+}
 
 // ---- halves: keys ------------------------------------------------------------------------------------------------------------
 // Unlike f16_scores, pairs of dims are separated after they were converted: floats of queries then come as broadcasts within the
@@ -73,17 +163,16 @@ void f16_scores_part(const ScoreJob &job, int t0)
         });
         repeat<kRows>(VKV_EACH(r) {
             repeat<2>(VKV_EACH(i) {
-                const __m512 factor = _mm512_set1_ps(load_as<float>(q + static_cast<size_t>(r) * stride + i));
+                const float *from = q + static_cast<size_t>(r) * stride + i;
+                const __m512 factor = kGroups == 1 ? splat(load_as<float>(from)) : (Vec)splat(load_as<int32_t>(from));
                 repeat<kGroups>(VKV_EACH(g) { sums[r][g][i] = _mm512_fmadd_ps(x[g][i], factor, sums[r][g][i]); });
             });
         });
     }
     *job.ahead = ahead;
-    const __m512i order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     repeat<kRows>(VKV_EACH(r) {
         repeat<kGroups>(VKV_EACH(g) {
-            store(job.out + static_cast<size_t>(r) * job.stride + t0 + 16 * g,
-                  _mm512_permutexvar_ps(order, _mm512_add_ps(sums[r][g][0], sums[r][g][1])));
+            store(job.out + static_cast<size_t>(r) * job.stride + t0 + 16 * g, in_order(sums[r][g][0] + sums[r][g][1]));
         });
     });
 }
@@ -114,7 +203,7 @@ extern constinit const AttendKernels kAvx512Attend = {
     .block_scores = block_scores,
     .block_values = block_values,
     .rope_block = rope_block,
-    .softmax = softmax,
+    .softmax = softmax_wide,
     .digits = make_digits,
 
     .softcap = softcap,

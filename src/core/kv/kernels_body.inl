@@ -75,13 +75,13 @@ inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
     }
     const Vec base = splat(m == kNothing ? 0.0f : m);  // nothing seen: e^(-inf - 0) = 0
     for (int t = 0; t < whole; t += kLanes) {
-        const Vec p = exp_negative(load(s + t) - base);
+        const Vec p = weight(load(s + t) - base);
         total += p;
         store(s + t, p);
     }
     int end = whole;
     if (rest) {
-        const Vec p = exp_negative(last - base);
+        const Vec p = weight(last - base);
         total += p;
         store(s + whole, p);
         end += kLanes;
@@ -90,7 +90,7 @@ inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
     store(job.l + row * kBlock, total);
 }
 
-bool softmax(const SoftmaxJob &job)
+inline bool softmax(const SoftmaxJob &job)
 {
     bool grew = false;
     for (int row = 0; row < job.rows; row++) softmax_row(job, row, grew);
@@ -198,7 +198,7 @@ inline void f16_values_part(const ValueJob &job, int d)
 template <int kRows>
 void f16_values(const ValueJob &job)
 {
-    constexpr int kMost = kLanes == 16 ? (kRows <= 3 ? 8 : 4) : kRows <= 3 ? 4 : 2;  // sums that leave registers for the rest
+    constexpr int kMost = kLanes == 16 ? (kRows <= 3 ? 8 : 6) : kRows <= 3 ? 4 : 2;  // sums that leave registers for the rest
     const int dim = job.job.tile->dim_v;
     for (int d = 0; d < dim;) {
         const int vecs = (dim - d + kPairs - 1) / kPairs;

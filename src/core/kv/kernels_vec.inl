@@ -41,7 +41,7 @@ inline T load_as(const void *p)
 inline Vec load(const float *p) { return load_as<Vec>(p); }
 inline void store(float *p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 inline IVec load_words(const uint32_t *p) { return load_as<IVec>(p); }
-inline Vec splat(float x) { return Vec{} + x; }
+inline Vec splat(float x) { return x - Vec{}; }  // a sum with zero would be computed: it turns -0 to 0
 inline IVec splat(int32_t x) { return IVec{} + x; }
 inline Vec to_float(IVec x) { return __builtin_convertvector(x, Vec); }
 
@@ -59,6 +59,7 @@ inline Vec rounded(Vec a);                         // to integers
 inline Vec times_power(Vec a, Vec n);              // a * 2^n, n integers from -126 to 126
 inline Vec zero_below(Vec a, Vec x, float least);  // a where x >= least, else 0
 inline float largest(Vec a);
+inline Vec weight(Vec x);  // e^x for x <= 0, also -inf; 0 below kLeastExponent
 
 inline Vec lookup(const float *table, IVec index);  // table [16]
 inline Vec first_lanes(Vec x, int n, float other);  // lanes from n on are `other`

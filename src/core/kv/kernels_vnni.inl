@@ -7,6 +7,13 @@
 
 inline __m512i splat_word(const uint32_t *p) { return _mm512_set1_epi32(static_cast<int>(load_as<uint32_t>(p))); }
 
+// Four products of bytes to each sum. Not the intrinsic: with that, g++ 12 copies each of these sums twice a turn of the loop, and
+// spills where there are as many as there are registers for.
+VKV_INLINE void add_products(__m512i &sums, __m512i without_sign, __m512i with_sign)
+{
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(without_sign), "v"(with_sign));
+}
+
 // Bytes of four integers side by side: byte 0 of each, byte 1 of each, ...
 inline __m512i by_digits(__m512i x)
 {
@@ -63,6 +70,18 @@ VKV_INLINE __m512i quad_codes(__m512i x, __m512i high, __m512i table)
     return code;
 }
 
+// The largest lane of each of up to four vectors.
+template <int kRows>
+VKV_INLINE __m128 largest_of(const __m512 (&x)[kRows])
+{
+    const __m512 a = x[0], b = x[kRows > 1 ? 1 : 0], c = x[kRows > 2 ? 2 : 0], d = x[kRows > 3 ? 3 : 0];
+    const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 abcd = _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+    return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
 template <int kRows, int kVecs>
 using Sums = __m512i[kRows][3][kVecs];
 
@@ -82,8 +101,7 @@ struct Vnni {
         return _mm512_broadcast_i32x4(load_as<__m128i>(bytes));
     }
 
-    // Vectors of tokens or dims at once: enough sums in flight, few enough to stay in registers. Broadcasts of digits cost nothing.
-    static constexpr int vectors(int rows) { return rows >= 3 ? 1 : 2; }
+    // Blocks take two vectors of tokens or dims where they can: a digit, once broadcast, serves both.
 
     // ---- keys ----
 
@@ -112,7 +130,7 @@ struct Vnni {
             repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
             for (int d = begin; d < end; d += C::kWidth) {
                 const uint32_t *digits = queries.digits + d;
-                fetch<1>(ahead);
+                fetch<kVecs>(ahead);
                 const auto word = static_cast<size_t>(d / C::kWidth) * tokens;
                 __m512i x[kVecs];
                 repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + word + b * 16, last); });
@@ -148,7 +166,7 @@ struct Vnni {
             repeat<kRows>(VKV_EACH(r) {
                 repeat<3>(VKV_EACH(i) {
                     const __m512i digit = splat_word(digits + static_cast<size_t>(r) * stride + 4 * e + i);
-                    repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], codes[b], digit); });
+                    repeat<kVecs>(VKV_EACH(b) { add_products(sums[r][i][b], codes[b], digit); });
                 });
             });
         });
@@ -187,13 +205,11 @@ struct Vnni {
     template <int kRows>
     static void scores(const ScoreJob &job)
     {
-        constexpr int kVecs = vectors(kRows);
         const __m512i table = levels_table(job.job, 0x80);
         const int tokens = job.job.tile->tokens;
         int t = 0;
-        for (; t + 16 * (kVecs - 1) < tokens; t += 16 * kVecs)
-            scores_block<kRows, kVecs>(job, t, table, lanes_below(tokens - t - 16 * (kVecs - 1)));
-        if (kVecs > 1 && t < tokens) scores_block<kRows, 1>(job, t, table, lanes_below(tokens - t));
+        for (; t + 16 < tokens; t += 32) scores_block<kRows, 2>(job, t, table, lanes_below(tokens - t - 16));
+        if (t < tokens) scores_block<kRows, 1>(job, t, table, lanes_below(tokens - t));
     }
 
     // ---- values ----
@@ -202,7 +218,7 @@ struct Vnni {
     template <int kRows>
     struct Weights {
         alignas(64) uint32_t digits[kRows][kMostTokens];
-        float unit[kRows];
+        alignas(16) float unit[4];
         float offset[kRows];  // sum of weights times minima
     };
 
@@ -231,14 +247,15 @@ struct Vnni {
                 _mm512_store_ps(scaled[r] + t, product);
             });
         }
+        constexpr float kUnits = 16777214.0f;  // 2^24 - 2: rounding up stays below 2^24
+        const __m128 largest_weights = largest_of<kRows>(most);
+        const __mmask8 any = _mm_cmp_ps_mask(largest_weights, _mm_set1_ps(1e-30f), _CMP_GT_OQ);
+        const __m512 inverses = _mm512_castps128_ps512(_mm_maskz_div_ps(any, _mm_set1_ps(kUnits), largest_weights));
+        _mm_store_ps(out.unit, _mm_maskz_mul_ps(any, largest_weights, _mm_set1_ps(1 / kUnits)));
         __m512 inverse[kRows];
         repeat<kRows>(VKV_EACH(r) {
-            constexpr float kUnits = 16777214.0f;  // 2^24 - 2: rounding up stays below 2^24
-            const float largest_weight = _mm512_reduce_max_ps(most[r]);
-            const bool any = largest_weight > 1e-30f;
-            out.offset[r] = is_uniform(kCodec) ? _mm512_reduce_add_ps(offset[r]) : 0.0f;
-            out.unit[r] = any ? largest_weight / kUnits : 0.0f;
-            inverse[r] = _mm512_set1_ps(any ? kUnits / largest_weight : 0.0f);
+            if constexpr (is_uniform(kCodec)) out.offset[r] = _mm512_reduce_add_ps(offset[r]);
+            inverse[r] = _mm512_permutexvar_ps(_mm512_set1_epi32(r), inverses);
         });
         int t = 0;
         for (; t < tokens; t += 16)
@@ -263,7 +280,7 @@ struct Vnni {
         repeat<kVecs>(VKV_EACH(b) { high[b] = _mm512_setzero_si512(); });
         Ahead ahead = *job.ahead;
         for (int t = 0; t < tile.tokens; t += C::kWidth, words += dims) {
-            fetch<2>(ahead);
+            fetch<2 * kVecs>(ahead);
             __m512i x[kVecs];
             repeat<kVecs>(VKV_EACH(b) { x[b] = load_part<b.value + 1 == kVecs>(words + b * 16, last); });
             if constexpr (C::kHigh) {
@@ -300,7 +317,7 @@ struct Vnni {
             repeat<kRows>(VKV_EACH(r) {
                 repeat<3>(VKV_EACH(i) {
                     const __m512i digit = splat_word(weights.digits[r] + t + 4 * e + i);
-                    repeat<kVecs>(VKV_EACH(b) { sums[r][i][b] = _mm512_dpbusd_epi32(sums[r][i][b], digit, codes[b]); });
+                    repeat<kVecs>(VKV_EACH(b) { add_products(sums[r][i][b], digit, codes[b]); });
                 });
             });
         });
@@ -309,7 +326,6 @@ struct Vnni {
     template <int kRows>
     static void values(const ValueJob &job)
     {
-        constexpr int kVecs = vectors(kRows);
         const __m512i table = levels_table(job.job, 0);
         const int dim = job.job.tile->dim_v;
         const int groups = (dim + C::kGroup - 1) / C::kGroup;
@@ -318,9 +334,8 @@ struct Vnni {
             weigh<kRows>(job, group, groups, weights);
             int d = group * C::kGroup;
             const int end = dim - d < C::kGroup ? dim : d + C::kGroup;
-            for (; d + 16 * (kVecs - 1) < end; d += 16 * kVecs)
-                values_block<kRows, kVecs>(job, d, table, lanes_below(end - d - 16 * (kVecs - 1)), weights);
-            if (kVecs > 1 && d < end) values_block<kRows, 1>(job, d, table, lanes_below(end - d), weights);
+            for (; d + 16 < end; d += 32) values_block<kRows, 2>(job, d, table, lanes_below(end - d - 16), weights);
+            if (d < end) values_block<kRows, 1>(job, d, table, lanes_below(end - d), weights);
         }
     }
 };

@@ -1,6 +1,7 @@
 // The border between PostgreSQL, whose errors are long jumps, and C++, whose errors are exceptions.
 //
 //   SQL_FUNCTION(name) { ... }    defines the exported C symbol of a SQL function; the body sees fcinfo
+//   WORKER_MAIN(name) { ... }     defines the exported C symbol of a background worker, called vkv_worker_...
 //   entry<fn>                     a pointer that PostgreSQL may call (AM routines, hooks), made of the C++ function fn
 //   pg_call([&] { ... })          runs PostgreSQL code that may raise, while objects with destructors are alive
 //   own<T>(context, args...)      an object that lives as long as a memory context
@@ -138,3 +139,14 @@ T *own(MemoryContext context, Args &&...args)
     }                                                                                  \
     }                                                                                  \
     static Datum vkv_body_of_##name([[maybe_unused]] FunctionCallInfo fcinfo)
+
+#define WORKER_MAIN(name)                                         \
+    static void vkv_body_of_##name();                             \
+    extern "C" {                                                  \
+    VKV_EXPORT void name(Datum argument);                         \
+    VKV_EXPORT void name(Datum)                                   \
+    {                                                             \
+        ::vkv::detail::at_boundary([] { vkv_body_of_##name(); }); \
+    }                                                             \
+    }                                                             \
+    static void vkv_body_of_##name()

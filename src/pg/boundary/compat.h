@@ -150,3 +150,27 @@ inline relopt_parse_elt relopt(const char *name, relopt_type type, size_t offset
 inline void init_materialized(FunctionCallInfo fcinfo) { InitMaterializedSRF(fcinfo, 0); }
 
 }  // namespace vkv::compat
+
+namespace vkv::compat {
+
+// Lives until it is freed.
+inline WaitEventSet *create_wait_set(int events)
+{
+#if PG_VERSION_NUM >= 170000
+    return CreateWaitEventSet(nullptr, events);
+#else
+    return CreateWaitEventSet(TopMemoryContext, events);
+#endif
+}
+
+// What pg_stat_activity shows; before 17 an extension's waits have no name of their own.
+inline uint32 new_wait_event([[maybe_unused]] const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+    return WaitEventExtensionNew(name);
+#else
+    return PG_WAIT_EXTENSION;
+#endif
+}
+
+}  // namespace vkv::compat

@@ -1,17 +1,19 @@
-// kv.attend: batched attention of queries over sequences of a cache, on the CPU.
+// kv.attend: batched attention of queries over sequences of a cache, on the CPU or by the helper program (attend_helper.h).
 //
 // For each layer, sequence and KV head the queries that share the head accumulate one state over sealed tiles (read where they
 // lie), the tail and tokens that the caller has not stored yet. Everything is read under the snapshot of the calling statement.
 
 #include <algorithm>
-#include <vector>
+#include <chrono>
 
-#include "core/kv/attend.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/gpu/helper.h"
 #include "pg/kv/arguments.h"
+#include "pg/kv/attend_helper.h"
 #include "pg/kv/call.h"
 #include "pg/kv/halves.h"
+#include "pg/kv/heads.h"
 #include "pg/kv/source.h"
 #include "pg/kv/statistics.h"
 #include "pg/kv/tail_tiles.h"
@@ -20,105 +22,11 @@ namespace vkv::kv {
 
 namespace {
 
-// What a call asks for. Shapes: q [layers, batch, q_heads, q_len, dim_k], k and v [layers, batch, kv_heads, fresh, dim].
-struct Request {
-    Cache *cache;
-    Sequence *sequences;
-    int batch, layers, q_len, fresh;
-    const int *layer;
-    TensorView q;
-    const float *queries;
-    const uint16_t *k, *v;  // null: nothing fresh
-    float scale, softcap;
-    bool causal;
-    int32_t window, sinks;  // window 0: none
-
-    size_t heads() const { return static_cast<size_t>(cache->q_heads); }
-    size_t rows() const { return static_cast<size_t>(cache->group()) * static_cast<size_t>(q_len); }
-    size_t item(int l, int b) const { return static_cast<size_t>(l) * static_cast<size_t>(batch) + static_cast<size_t>(b); }
-};
-
 struct Result {
     TensorHeader *output, *lse;
 };
 
-// Queries and states of the heads of one layer of one sequence; used again for the next.
-class Heads {
-public:
-    Heads(int heads, const Cache *c) : cache_(c), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads)) {}
-
-    void begin(const Request &r, const float *q, int32_t stored)
-    {
-        stored_ = stored;
-        const size_t stride = r.rows() * static_cast<size_t>(cache_->dim_k);
-        for (size_t h = 0; h < queries_.size(); ++h) {
-            queries_[h].set(q + h * stride, static_cast<int>(r.rows()), cache_->dim_k, r.scale, r.softcap);
-            states_[h].reset(static_cast<int>(r.rows()), cache_->dim_v);
-        }
-        look(r, stored + r.fresh);
-    }
-
-    void add(const TileView &tile, int32_t to, const void *next)
-    {
-        selection_.next = next;
-        const int32_t end = std::min(tile.first + tile.tokens, to);
-        if (tile.first >= furthest_ || end <= selection_.from || (end <= nearest_first_ && tile.first >= selection_.sinks)) return;
-        selection_.to = to;
-        const bool whole = end <= nearest_last_ && tile.first >= furthest_first_;
-        selection_.sights = whole ? nullptr : sights_.data();
-        const auto h = static_cast<size_t>(tile.head);
-        states_[h].add(queries_[h], tile, selection_);
-        ++work_.tiles;
-        work_.bytes += tile_bytes(cache_->shape(tile.codec), tile.tokens);
-    }
-
-    void finish(const Request &r, float *output, float *lse) const
-    {
-        for (size_t h = 0; h < states_.size(); ++h) {
-            const size_t row = h * r.rows();
-            states_[h].finish(output + row * static_cast<size_t>(cache_->dim_v), lse ? lse + row : nullptr);
-        }
-    }
-
-    // Tiles from now on may hold positions before this one, which were seen already.
-    void begin_at(int32_t position) { selection_.from = position; }
-    // Nor do tiles end where the tokens do that are stored for this snapshot.
-    void add_kept(const TileView &tile) { add(tile, stored_, nullptr); }
-
-    Work &work() { return work_; }
-    // The bounds of what any row sees, and of what all do.
-    void look(const Request &r, int32_t total)
-    {
-        selection_ = Selection{};
-        selection_.sinks = r.window > 0 ? r.sinks : 0;
-        selection_.rope = cache_->rope;
-        sights_.resize(r.rows());
-        furthest_ = furthest_first_ = 0;
-        nearest_first_ = nearest_last_ = INT32_MAX;
-        for (int i = 0; i < r.q_len; ++i) {
-            const int32_t position = total - r.q_len + i;
-            const int32_t last = r.causal ? std::max(position + 1, 0) : total;
-            const int32_t first = r.window > 0 ? std::max(position + 1 - r.window, 0) : 0;
-            for (size_t row = static_cast<size_t>(i); row < r.rows(); row += static_cast<size_t>(r.q_len))
-                sights_[row] = {first, last};
-            furthest_ = std::max(furthest_, last);
-            nearest_last_ = std::min(nearest_last_, last);
-            furthest_first_ = std::max(furthest_first_, first);
-            nearest_first_ = std::min(nearest_first_, first);
-        }
-    }
-
-private:
-    const Cache *cache_;
-    std::vector<Queries> queries_;
-    std::vector<Accumulator> states_;
-    std::vector<Sight> sights_;
-    Selection selection_;
-    int32_t stored_ = 0, furthest_ = 0, furthest_first_ = 0, nearest_first_ = 0, nearest_last_ = 0;
-    Work work_{};
-};
-
-void attend_one(const Request &r, Heads *heads, int l, int b, float *output, float *lse)
+void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *output, float *lse)
 {
     Cache *c = r.cache;
     const Sequence &s = r.sequences[b];
@@ -127,9 +35,7 @@ void attend_one(const Request &r, Heads *heads, int l, int b, float *output, flo
     int32_t tail_tokens;
     TailTiles *tail = open_tail(c, &s, r.layer[l], &tail_tokens);
     const int32_t stored = s.sealed + tail_tokens;
-    if (r.fresh > INT32_MAX - stored)
-        throw Error(Errc::limit_exceeded, message("sequence %lld of cache \"%s\" has %d tokens, %d more are too many",
-                                                  static_cast<long long>(s.seq), c->name, stored, r.fresh));
+    check_total(r, s, stored);
     const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
     heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
     auto add = [heads](const TileView &tile, int32_t to, const void *next) { heads->add(tile, to, next); };
@@ -139,20 +45,26 @@ void attend_one(const Request &r, Heads *heads, int l, int b, float *output, flo
         visit_tail(
             c, tail, [](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
     }
-    if (r.fresh > 0) {
-        const size_t tokens = item * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(r.fresh);
-        const uint16_t *v = r.v ? r.v + tokens * static_cast<size_t>(c->dim_v) : nullptr;
-        for_halves(c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh},
-                   [heads](const TileView &tile, int32_t to) { heads->add(tile, to, nullptr); });
-    }
+    add_fresh(r, item, stored, heads);
     heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);
     heads->work().tokens += static_cast<uint64_t>(stored) + static_cast<uint64_t>(r.fresh);
     MemoryContextSwitchTo(before);
     MemoryContextDelete(scratch);
 }
 
+void attend_here(const AttendRequest &r, const AttendResult &result, Work *work)
+{
+    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache);
+    const auto begun = std::chrono::steady_clock::now();
+    for (int l = 0; l < r.layers; ++l)
+        for (int b = 0; b < r.batch; ++b) attend_one(r, heads, l, b, result.output, result.lse);
+    *work = heads->work();
+    const auto taken = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begun);
+    helper::count_cpu(work->bytes, static_cast<uint64_t>(taken.count()));
+}
+
 // q's dimensions, once the layers and the query positions that were left out are put in.
-void read_queries(Request *r, bool many_layers)
+void read_queries(AttendRequest *r, bool many_layers)
 {
     const Cache *c = r->cache;
     const TensorView &q = r->q;
@@ -174,7 +86,7 @@ void read_queries(Request *r, bool many_layers)
                                 : "The dimensions are sequences, q_heads, query positions, head_dim.");
 }
 
-void check_fresh(const Request &r, bool many_layers, const char *name, const TensorView &t, int dim)
+void check_fresh(const AttendRequest &r, bool many_layers, const char *name, const TensorView &t, int dim)
 {
     const int lead = many_layers ? 1 : 0;
     const uint32_t *shape = t.shape + lead;
@@ -186,7 +98,7 @@ void check_fresh(const Request &r, bool many_layers, const char *name, const Ten
                                               many_layers ? "layers, " : "", r.batch, r.cache->kv_heads, dim));
 }
 
-void read_fresh(FunctionCallInfo fcinfo, Request *r, bool many_layers, int at)
+void read_fresh(FunctionCallInfo fcinfo, AttendRequest *r, bool many_layers, int at)
 {
     if (PG_ARGISNULL(at) && PG_ARGISNULL(at + 1)) return;
     if (PG_ARGISNULL(at) || PG_ARGISNULL(at + 1) != r->cache->values_in_keys)
@@ -213,7 +125,7 @@ int positive_or(FunctionCallInfo fcinfo, int at, const char *name, int least, in
 }
 
 // The arguments from `at` on: scale, causal, window, sinks, softcap.
-void read_options(FunctionCallInfo fcinfo, Request *r, int at)
+void read_options(FunctionCallInfo fcinfo, AttendRequest *r, int at)
 {
     const double scale = PG_ARGISNULL(at) ? 1 / std::sqrt(static_cast<double>(r->cache->dim_k)) : PG_GETARG_FLOAT8(at);
     if (!std::isfinite(scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
@@ -227,7 +139,7 @@ void read_options(FunctionCallInfo fcinfo, Request *r, int at)
     r->softcap = static_cast<float>(softcap);
 }
 
-void read_layers(FunctionCallInfo fcinfo, Request *r, bool many_layers)
+void read_layers(FunctionCallInfo fcinfo, AttendRequest *r, bool many_layers)
 {
     if (!many_layers) {
         auto *one = static_cast<int *>(palloc(sizeof(int)));
@@ -244,7 +156,7 @@ void read_layers(FunctionCallInfo fcinfo, Request *r, bool many_layers)
     for (int i = 0; i < r->layers; ++i) check_layer(r->cache, r->layer[i]);
 }
 
-Result make_result(const Request &r, bool want_lse)
+Result make_result(const AttendRequest &r, bool want_lse)
 {
     uint32_t shape[kMaxTensorDims];
     std::copy(r.q.shape, r.q.shape + kMaxTensorDims, shape);
@@ -263,7 +175,7 @@ Result attend(FunctionCallInfo fcinfo, bool many_layers, int first, bool want_ls
     const StatTimer timer(Operation::attend);
     MemoryContext context = CurrentMemoryContext;
     SPI_connect();
-    Request r{};
+    AttendRequest r{};
     r.cache = cache_of(PG_GETARG_OID(0));
     check_model(r.cache, optional_text(fcinfo, first + 7), nullptr);
     read_layers(fcinfo, &r, many_layers);
@@ -279,13 +191,10 @@ Result attend(FunctionCallInfo fcinfo, bool many_layers, int first, bool want_ls
     MemoryContext inner = MemoryContextSwitchTo(context);
     const Result result = make_result(r, want_lse);
     MemoryContextSwitchTo(inner);
-    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache);
-    auto *output = static_cast<float *>(tensor_data(result.output));
-    auto *lse = want_lse ? static_cast<float *>(tensor_data(result.lse)) : nullptr;
-    if (r.q_len > 0)
-        for (int l = 0; l < r.layers; ++l)
-            for (int b = 0; b < r.batch; ++b) attend_one(r, heads, l, b, output, lse);
-    Work work = heads->work();
+    const AttendResult out{static_cast<float *>(tensor_data(result.output)),
+                           want_lse ? static_cast<float *>(tensor_data(result.lse)) : nullptr};
+    Work work{};
+    if (r.q_len > 0 && r.batch > 0 && r.layers > 0 && !attend_by_helper(r, out, &work)) attend_here(r, out, &work);
     work.sequences = static_cast<uint64_t>(r.batch);
     SPI_finish();
     count_work(Operation::attend, work);

@@ -140,7 +140,6 @@ Cache *load(Oid header)
     c->sealed_sql = qualified(c->sealed);
     c->tail_sql = qualified(c->tail);
     c->tile_type = get_atttype(c->sealed, get_attnum(c->sealed, "tile"));
-    c->tensor_type = get_atttype(c->tail, get_attnum(c->tail, "kv"));
     MemoryContextSwitchTo(before);
     if (!c->header_sql || !c->sealed_sql || !c->tail_sql)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -160,7 +159,7 @@ bool same_names(const Cache *c)
 }
 
 // In a text, {h}, {s} and {t} are the tables of headers, sealed tiles and tail. Parameters, a letter each: 8 bigint, 4 integer,
-// 2 smallint, E bigint[], I integer[], T tile, K tensor.
+// 2 smallint, E bigint[], I integer[], T tile, B bytea.
 struct Statement {
     const char *text, *parameters;
 };
@@ -184,7 +183,7 @@ constexpr Statement kStatements[kPlans] = {
     /* sealed_read */
     {"SELECT layer, head, pos, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head", "824"},
     /* sealed_delete */ {"DELETE FROM {s} WHERE extent OPERATOR(pg_catalog.=) $1 AND pos OPERATOR(pg_catalog.>=) $2", "84"},
-    /* tail_insert */ {"INSERT INTO {t} (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", "844K"},
+    /* tail_insert */ {"INSERT INTO {t} (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", "844B"},
     /* tail_read */
     {"SELECT chunk, pos, kv FROM {t} WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
      "84444"},
@@ -232,7 +231,7 @@ Oid parameter_type(const Cache *c, char letter)
         case 'T':
             return c->tile_type;
         default:
-            return c->tensor_type;
+            return BYTEAOID;
     }
 }
 

@@ -2,7 +2,7 @@
 //
 //   NAME          one row a sequence: seq, length, sealed, epoch, forks, extents[], stops[] and whatever the owner adds
 //   NAME_sealed   extent, layer, head, pos, tile: tiles in the cache's codec; never updated
-//   NAME_tail     extent, chunk, pos, kv: the newest tokens as halves, each token row_slots (layer, head) slots to a row
+//   NAME_tail     extent, chunk, pos, kv: the newest tokens as packed halves, each token row_slots (layer, head) slots to a row
 //   NAME_tile     the view over both
 //
 // Tokens 0 .. sealed-1 of a sequence are in tiles, sealed .. length-1 in the tail. Tiles belong to extents, and a sequence is a
@@ -48,7 +48,7 @@ inline constexpr int kPlans = static_cast<int>(Plan::orphans) + 1;
 
 struct Cache {
     Oid header, sealed, tail, tiles;
-    Oid tile_type, tensor_type;
+    Oid tile_type;
     const char *name;                                // for messages
     const char *header_sql, *sealed_sql, *tail_sql;  // qualified and quoted
     int layers, q_heads, kv_heads, dim_k, dim_v;
@@ -88,8 +88,9 @@ SPIPlanPtr plan_of(Cache *cache, Plan plan);
 // Raises unless the caller's model, when it names one, is the cache's.
 void check_model(const Cache *cache, const char *model, const char *revision);
 
-// Tail rows hold at most this many bytes of values, so that a row fits a page: 8160 - tuple header 24 - key 16 - tensor header 32.
-inline constexpr int kTailRowBytes = 8088;
+// Tail rows hold at most this many bytes of values, so that one that cannot be packed fits a page: 8160 - tuple header 24 - key 16
+// - header of a bytea 4 - of packed halves 8.
+inline constexpr int kTailRowBytes = 8108;
 int row_slots_for(int slots, int kv_heads, int slot_values);
 
 }  // namespace vkv::kv

@@ -177,7 +177,7 @@ void make_tables(const Request &r)
         "tile kv.tile NOT NULL, PRIMARY KEY (extent, layer, pos, head)) WITH (autovacuum_freeze_min_age = 0)",
         sealed);
     execute(
-        "CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv kv.tensor NOT NULL, "
+        "CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv bytea NOT NULL, "
         "PRIMARY KEY (extent, chunk, pos))",
         r.logged ? "" : "UNLOGGED", tail);
     execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);

@@ -7,6 +7,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/packed_row.h"
 
 namespace vkv::kv {
 
@@ -91,19 +92,22 @@ void write_tail(Cache *c, int64_t extent, const Tokens &tokens, int32_t from, in
     const size_t dk = static_cast<size_t>(c->dim_k), dv = c->values_in_keys ? 0 : static_cast<size_t>(c->dim_v);
     for (int chunk = 0; chunk < c->chunks(); ++chunk) {
         const int begin = chunk * c->row_slots, end = std::min(begin + c->row_slots, c->slots());
-        const uint32_t shape[] = {static_cast<uint32_t>(end - begin), static_cast<uint32_t>(dk + dv)};
-        TensorHeader *row = make_tensor(Dtype::f16, 2, shape);
+        const RowShape shape{end - begin, c->slot_values()};
+        auto *halves = static_cast<uint16_t *>(palloc(2 * shape.values()));
+        bytea *row = new_packed_row(shape);
         for (int32_t pos = from; pos < to; ++pos) {
-            auto *out = static_cast<uint16_t *>(tensor_data(row));
+            uint16_t *out = halves;
             for (int slot = begin; slot < end; ++slot, out += dk + dv) {
                 memcpy(out, reader.keys(slot, pos, 1).data, 2 * dk);
                 if (dv) memcpy(out + dk, reader.values(slot, pos, 1).data, 2 * dv);
             }
+            pack_into(halves, shape, row);
             Datum values[] = {Int64GetDatum(extent), Int32GetDatum(chunk), Int32GetDatum(pos), PointerGetDatum(row)};
             run_plan(c, Plan::tail_insert, values);
         }
         CHECK_FOR_INTERRUPTS();
         pfree(row);
+        pfree(halves);
     }
 }
 

@@ -12,6 +12,8 @@ namespace vkv::kv {
 
 namespace {
 
+TransactionId writer = InvalidTransactionId;  // the last transaction of this backend that wrote a header
+
 [[noreturn]] void broken(const Cache *c, int64_t seq, const char *what)
 {
     ereport(ERROR, errcode(ERRCODE_DATA_CORRUPTED),
@@ -190,14 +192,18 @@ void start_extent(Sequence *s, int32_t stop, MemoryContext context)
     s->stops = stops;
 }
 
+bool wrote_header() { return TransactionIdIsValid(writer) && writer == GetTopTransactionIdIfAny(); }
+
 void write_extent(Cache *c, const Sequence *s)
 {
+    writer = GetTopTransactionId();
     Datum values[] = {Int64GetDatum(s->seq), Int32GetDatum(s->length), Int32GetDatum(s->sealed)};
     if (run_plan(c, Plan::header_extend, values) != 1) no_sequence(c, s->seq);
 }
 
 void write_sequence(Cache *c, const Sequence *s)
 {
+    writer = GetTopTransactionId();
     Datum values[] = {Int64GetDatum(s->seq),   Int32GetDatum(s->length), Int32GetDatum(s->sealed),
                       Int64GetDatum(s->epoch), extents_array(s),         stops_array(s)};
     if (run_plan(c, Plan::header_update, values) != 1) no_sequence(c, s->seq);

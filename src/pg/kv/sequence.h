@@ -32,6 +32,8 @@ void start_extent(Sequence *s, int32_t stop, MemoryContext context);
 
 void write_extent(Cache *cache, const Sequence *s);  // length and sealed only: more of the same epoch
 void write_sequence(Cache *cache, const Sequence *s);
+// Whether this transaction has done so: sequences that it sees may hold tokens that are not committed.
+bool wrote_header();
 
 // Tokens that are there: less than s->length when an unlogged tail was lost.
 int32_t present_length(Cache *cache, const Sequence *s);

@@ -1,10 +1,11 @@
-// Reading the tail: rows of one token each, gathered into one run of halves a head.
+// Reading the tail: packed rows of one token each, gathered into one run of halves a head.
 
 #include <algorithm>
 #include <string>
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/packed_row.h"
 #include "pg/kv/source.h"
 
 namespace vkv::kv {
@@ -24,23 +25,21 @@ public:
         halves_.v = c->values_in_keys
                         ? nullptr
                         : static_cast<uint16_t *>(MemoryContextAllocHuge(context, n * 2 * static_cast<size_t>(c->dim_v) + 64));
+        row_ = static_cast<uint16_t *>(palloc(2 * static_cast<size_t>(c->row_slots) * static_cast<size_t>(c->slot_values())));
     }
 
     const Range &range() const { return range_; }
     int first_chunk() const { return first_slot_ / cache_->row_slots; }
     int last_chunk() const { return (first_slot_ + slots_ - 1) / cache_->row_slots; }
 
-    void take(int chunk, int32_t pos, const TensorHeader *row)
+    void take(int chunk, int32_t pos, Datum row)
     {
         const int begin = chunk * cache_->row_slots, end = std::min(begin + cache_->row_slots, cache_->slots());
-        const TensorView view = view_of(row);
-        if (view.dtype != Dtype::f16 || view.dims != 2 || view.shape[0] != static_cast<uint32_t>(end - begin) ||
-            view.shape[1] != static_cast<uint32_t>(cache_->slot_values()))
-            damaged(chunk, pos, "has the wrong shape");
+        const int first = std::max(begin, first_slot_), stop = std::min(end, first_slot_ + slots_);
+        read(chunk, pos, row, {first - begin, stop - begin, end - begin});
         const int32_t t = pos - range_.from;
-        const auto *values = static_cast<const uint16_t *>(view.data);
-        for (int slot = std::max(begin, first_slot_); slot < std::min(end, first_slot_ + slots_); ++slot) {
-            const uint16_t *from = values + static_cast<size_t>(slot - begin) * static_cast<size_t>(cache_->slot_values());
+        const uint16_t *from = row_;
+        for (int slot = first; slot < stop; ++slot, from += cache_->slot_values()) {
             const size_t at = static_cast<size_t>(slot - first_slot_) * static_cast<size_t>(tokens_) + static_cast<size_t>(t);
             memcpy(halves_.k + at * static_cast<size_t>(cache_->dim_k), from, 2 * static_cast<size_t>(cache_->dim_k));
             if (halves_.v)
@@ -76,12 +75,29 @@ public:
     }
 
 private:
+    struct Slots {
+        int from, to, all;  // within the row
+    };
+
+    void read(int chunk, int32_t pos, Datum datum, const Slots &slots)
+    {
+        try {
+            const PackedRow row = packed_row(datum);
+            if (row.shape().slots == slots.all && row.shape().width == cache_->slot_values())
+                return row.read(slots.from, slots.to - slots.from, row_);
+        } catch (const Error &error) {
+            damaged(chunk, pos, ("does not unpack: " + error.message()).c_str());
+        }
+        damaged(chunk, pos, "has the wrong shape");
+    }
+
     const Cache *cache_;
     const Sequence *sequence_;
     int first_slot_, slots_;
     Range range_;
     int32_t tokens_;
     TailHalves halves_{};
+    uint16_t *row_;  // slots of a row, unpacked
     int64_t taken_ = 0;
 };
 
@@ -92,7 +108,7 @@ Oid direct_index(const Cache *c, Relation *rel)
     if (pg_class_aclcheck(c->tail, GetUserId(), ACL_SELECT) != ACLCHECK_OK) return InvalidOid;
     if (check_enable_rls(c->tail, InvalidOid, true) != RLS_NONE) return InvalidOid;
     Relation table = table_open(c->tail, AccessShareLock);
-    const Oid types[] = {INT8OID, INT4OID, INT4OID, c->tensor_type};
+    const Oid types[] = {INT8OID, INT4OID, INT4OID, BYTEAOID};
     TupleDesc desc = RelationGetDescr(table);
     bool plain = table->rd_rel->relkind == RELKIND_RELATION && !table->rd_rel->relhassubclass && !table->rd_rel->relhasrules &&
                  desc->natts >= 4;
@@ -129,7 +145,7 @@ void gather_direct(Gather *gather, const Sequence *s, Relation table, Oid index_
         while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
             bool null;
             const int32_t pos = DatumGetInt32(slot_getattr(slot, 3, &null));
-            gather->take(chunk, pos, datum_tensor(slot_getattr(slot, 4, &null)));
+            gather->take(chunk, pos, slot_getattr(slot, 4, &null));
         }
     }
     index_endscan(scan);
@@ -148,7 +164,7 @@ void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
         TupleDesc desc = SPI_tuptable->tupdesc;
         bool null;
         gather->take(DatumGetInt32(SPI_getbinval(row, desc, 1, &null)), DatumGetInt32(SPI_getbinval(row, desc, 2, &null)),
-                     datum_tensor(SPI_getbinval(row, desc, 3, &null)));
+                     SPI_getbinval(row, desc, 3, &null));
     }
     SPI_freetuptable(SPI_tuptable);
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "core/kv/halves.h"
@@ -40,7 +41,9 @@ struct TailTiles {
     uint64_t aborts, last_use;
     int32_t first, tokens;       // positions first .. first + tokens - 1
     int32_t block;               // tokens of a whole block
+    int holders = 0;             // that need it as it is
     std::vector<Planes> planes;  // [whole blocks][heads]
+    std::vector<uint64_t> ids;   // of these
     std::vector<uint16_t> k, v;  // [heads][block][dim]: the partial block
     size_t bytes() const { return planes.capacity() * sizeof(Planes) + (k.capacity() + v.capacity()) * 2; }
     int32_t whole() const { return tokens / block; }
@@ -90,7 +93,8 @@ void shrink(const TailTiles *keep)
         TailTiles *oldest = nullptr;
         hash_seq_init(&scan, tails);
         while (auto *slot = static_cast<Slot *>(hash_seq_search(&scan)))
-            if (slot->tail != keep && (!oldest || slot->tail->last_use < oldest->last_use)) oldest = slot->tail;
+            if (slot->tail != keep && slot->tail->holders == 0 && (!oldest || slot->tail->last_use < oldest->last_use))
+                oldest = slot->tail;
         if (!oldest) return;
         remove(oldest);
     }
@@ -103,6 +107,7 @@ void clear(TailTiles *tail, const Sequence *s)
     tail->first = s->sealed;
     tail->tokens = 0;
     tail->planes.clear();
+    tail->ids.clear();
 }
 
 TailTiles *find(const Cache *c, const Sequence *s, int layer)
@@ -132,6 +137,7 @@ void drop_sealed(const Cache *c, TailTiles *tail, int32_t sealed)
     const int32_t blocks = std::min((sealed - tail->first) / tail->block, tail->whole());
     if (blocks < 4) return;  // moving the rest has its price, too
     tail->planes.erase(tail->planes.begin(), tail->planes.begin() + static_cast<ptrdiff_t>(blocks) * c->kv_heads);
+    tail->ids.erase(tail->ids.begin(), tail->ids.begin() + static_cast<ptrdiff_t>(blocks) * c->kv_heads);
     tail->first += blocks * tail->block;
     tail->tokens -= blocks * tail->block;
 }
@@ -165,8 +171,10 @@ void add_rows(const Cache *c, TailTiles *tail, const TailHalves &halves)
         if (at + count == block) {
             const size_t made = tail->planes.size();
             tail->planes.resize(made + heads);
-            for (size_t h = 0; h < heads; ++h)
+            for (size_t h = 0; h < heads; ++h) {
                 view_block(c, tail, static_cast<int>(h), 0, tail->block, tail->planes[made + h].bytes);
+                tail->ids.push_back(new_tile_id());
+            }
         }
         tail->tokens += static_cast<int32_t>(count);
     }
@@ -194,6 +202,19 @@ TailTiles *open_tail(Cache *c, const Sequence *s, int layer, int32_t *tokens)
     return tail;
 }
 
+namespace {
+
+void visit_partial(Cache *c, const TailTiles *tail, TailVisitor visit, void *argument)
+{
+    const int32_t rest = tail->tokens % tail->block;
+    if (rest == 0) return;
+    Planes planes;
+    for (int h = 0; h < c->kv_heads; ++h)
+        visit(argument, view_block(c, tail, h, tail->first + tail->whole() * tail->block, rest, planes.bytes));
+}
+
+}  // namespace
+
 void visit_tail(Cache *c, TailTiles *tail, TailVisitor visit, void *argument)
 {
     const TileShape shape = c->shape(Codec::f16);
@@ -202,11 +223,47 @@ void visit_tail(Cache *c, TailTiles *tail, TailVisitor visit, void *argument)
             auto &planes = tail->planes[static_cast<size_t>(b) * static_cast<size_t>(c->kv_heads) + static_cast<size_t>(h)];
             visit(argument, view_planes(shape, h, tail->first + b * tail->block, tail->block, planes.bytes));
         }
-    const int32_t rest = tail->tokens % tail->block;
-    if (rest == 0) return;
-    Planes planes;
-    for (int h = 0; h < c->kv_heads; ++h)
-        visit(argument, view_block(c, tail, h, tail->first + tail->whole() * tail->block, rest, planes.bytes));
+    visit_partial(c, tail, visit, argument);
+}
+
+HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
+{
+    tail_ = pg_call([&] { return open_tail(c, s, layer, &tokens_); });
+    if (tail_) ++tail_->holders;
+}
+
+HeldTail::HeldTail(HeldTail &&other) noexcept
+    : cache_(other.cache_), tail_(std::exchange(other.tail_, nullptr)), tokens_(other.tokens_)
+{
+}
+
+HeldTail::~HeldTail()
+{
+    if (tail_) --tail_->holders;
+}
+
+size_t HeldTail::blocks() const { return tail_ ? tail_->planes.size() : 0; }
+
+HeldTail::Block HeldTail::block(size_t i) const
+{
+    const auto heads = static_cast<size_t>(cache_->kv_heads);
+    return {tail_->ids[i], tail_->first + static_cast<int32_t>(i / heads) * tail_->block, tail_->block,
+            static_cast<int>(i % heads)};
+}
+
+void HeldTail::copy(size_t i, void *tile) const
+{
+    const TileShape shape = cache_->shape(Codec::f16);
+    const Block b = block(i);
+    planes_to_tile(shape, {b.head, b.first, b.tokens, b.id}, tail_->planes[i].bytes, tile);
+    SET_VARSIZE(tile, tile_bytes(shape, b.tokens));
+}
+
+bool HeldTail::has_rest() const { return tail_ && tail_->tokens % tail_->block != 0; }
+
+void HeldTail::visit_rest(TailVisitor visit, void *argument) const
+{
+    if (tail_) visit_partial(cache_, tail_, visit, argument);
 }
 
 void define_tail_settings()

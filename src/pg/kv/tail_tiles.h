@@ -16,4 +16,30 @@ struct TailTiles;
 TailTiles *open_tail(Cache *cache, const Sequence *s, int layer, int32_t *tokens);
 void visit_tail(Cache *cache, TailTiles *tail, TailVisitor visit, void *argument);
 
+// The same in two parts: whole blocks, each of which is a tile for good, with a content id, [blocks][kv_heads] in order of
+// position; and what is newer. A tail is not forgotten while one of these holds it.
+class HeldTail {
+public:
+    HeldTail(Cache *cache, const Sequence *s, int layer);
+    ~HeldTail();
+    HeldTail(HeldTail &&) noexcept;
+    HeldTail &operator=(HeldTail &&) = delete;
+    int32_t tokens() const { return tokens_; }  // as of open_tail
+    size_t blocks() const;
+    struct Block {
+        uint64_t id;
+        int32_t first, tokens;
+        int head;
+    };
+    Block block(size_t i) const;
+    void copy(size_t i, void *tile) const;  // at most a page; the varlena word is set, too
+    bool has_rest() const;
+    void visit_rest(TailVisitor visit, void *argument) const;
+
+private:
+    Cache *cache_;
+    TailTiles *tail_ = nullptr;
+    int32_t tokens_ = 0;
+};
+
 }  // namespace vkv::kv

@@ -10,6 +10,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/arguments.h"
+#include "pg/kv/packed_row.h"
 
 namespace vkv::kv {
 namespace {
@@ -124,7 +125,7 @@ TileHeader *next_tile(Encoding *e)
 // token_tile(kv, slot, position, head, heads, dim_k, flags, dim_v)
 struct TokenArguments {
     explicit TokenArguments(FunctionCallInfo fcinfo)
-        : rows(tensor_argument(fcinfo, 0)),
+        : row(packed_row(PG_GETARG_DATUM(0))),
           slot(PG_GETARG_INT32(1)),
           position(PG_GETARG_INT32(2)),
           head(PG_GETARG_INT32(3)),
@@ -133,18 +134,14 @@ struct TokenArguments {
           flags(PG_GETARG_INT32(6))
     {
     }
-    TensorView rows;
+    PackedRow row;
     int slot, position, head, heads, dim_k, flags;
 };
 
 void check_token(const TokenArguments &a)
 {
-    if (a.rows.dtype != Dtype::f16 || a.rows.dims != 2) {
-        throw Error(Errc::data_exception, message("kv must be f16 [slots, dim_k + dim_v], not %s %s", dtype_name(a.rows.dtype),
-                                                  shape_text(a.rows).c_str()));
-    }
-    if (a.slot < 0 || static_cast<uint32_t>(a.slot) >= a.rows.shape[0]) {
-        throw Error(Errc::array_subscript, message("slot %d is out of range for %u slots", a.slot, a.rows.shape[0]),
+    if (a.slot < 0 || a.slot >= a.row.shape().slots) {
+        throw Error(Errc::array_subscript, message("slot %d is out of range for %d slots", a.slot, a.row.shape().slots),
                     "Slots count from 0.");
     }
     if (a.heads < 1 || a.heads > kMaxKvHeads || a.head < 0 || a.head >= a.heads) {
@@ -184,17 +181,18 @@ SQL_FUNCTION(kv_token_tile)
     const TokenArguments a(fcinfo);
     check_token(a);
     const bool in_keys = (a.flags & kValuesInKeys) != 0;
-    const int width = static_cast<int>(std::min<uint32_t>(a.rows.shape[1], 2 * kMaxHeadDim + 1));
+    const int width = a.row.shape().width;
     const int dim_v = PG_ARGISNULL(7) ? (in_keys ? a.dim_k : width - a.dim_k) : PG_GETARG_INT32(7);
     const bool fits = a.dim_k >= 1 && dim_v >= 1 && width == a.dim_k + (in_keys ? 0 : dim_v);
     if (!fits) {
-        throw Error(Errc::data_exception, message("rows of %u values do not hold keys of %d and values of %d dimensions",
-                                                  a.rows.shape[1], a.dim_k, dim_v));
+        throw Error(Errc::data_exception,
+                    message("rows of %d values do not hold keys of %d and values of %d dimensions", width, a.dim_k, dim_v));
     }
     const TileShape shape{Codec::f16, static_cast<uint8_t>(a.flags), a.dim_k, dim_v, a.heads};
     tile_capacity(shape);  // refuses dimensions that no tile has
     const auto stride = static_cast<size_t>(width);
-    const uint16_t *row = static_cast<const uint16_t *>(a.rows.data) + static_cast<size_t>(a.slot) * stride;
+    uint16_t row[2 * kMaxHeadDim];  // more fit no tile
+    a.row.read(a.slot, 1, row);
     if (first_not_finite_f16(Dtype::f16, row, stride) < stride) {
         throw Error(Errc::data_exception, message("NaN or infinite value in slot %d", a.slot));
     }

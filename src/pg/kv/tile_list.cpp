@@ -17,6 +17,10 @@ namespace {
 constexpr AttrNumber kExtent = 1, kLayer = 2, kPos = 4, kTile = 5;
 constexpr size_t kKeyBytes = 16;  // extent, layer, head, pos in front of the tile
 
+struct Positions {
+    int32_t from, to;
+};
+
 int list_memory = 65536;  // kB
 uint64_t uses = 0;
 size_t listed_bytes = 0;
@@ -96,16 +100,16 @@ Oid key_index(Relation rel)
     return same ? index : InvalidOid;
 }
 
-void scan_index(SealedTable *table, TileList *list, int32_t stop)
+// Scans the index for the tiles of an extent's layer that begin in [from, to), in order; take(ref) says whether to go on.
+template <typename F>
+void scan_index(SealedTable *table, int64_t extent, int layer, const Positions &positions, F &&take)
 {
-    // What a scan that was interrupted has left.
-    while (list->count > 0 && list->refs[list->count - 1].pos >= list->covered) --list->count;
     Relation index = index_open(table->index, AccessShareLock);
     ScanKeyData keys[4];
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(list->key.extent));
-    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(static_cast<int16>(list->key.layer)));
-    ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(list->covered));
-    ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(stop));
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(extent));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(static_cast<int16>(layer)));
+    ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(positions.from));
+    ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(positions.to));
     TupleTableSlot *slot = table_slot_create(table->rel, nullptr);
     IndexScanDesc scan = compat::begin_index_scan(table->rel, index, GetActiveSnapshot(), 4);
     index_rescan(scan, keys, 4, nullptr, 0);
@@ -116,12 +120,24 @@ void scan_index(SealedTable *table, TileList *list, int32_t stop)
         const int32_t pos = DatumGetInt32(slot_getattr(slot, kPos, &null));
         const int16_t head = DatumGetInt16(slot_getattr(slot, 3, &null));
         Buffer buffer = reinterpret_cast<BufferHeapTupleTableSlot *>(slot)->buffer;
-        add(list, {pos, VARSIZE(tile) >= kTileHeaderBytes ? tile->tokens : 0, VARSIZE(tile) >= kTileHeaderBytes ? tile->id : 0,
-                   ItemPointerGetBlockNumber(&slot->tts_tid), buffer, ItemPointerGetOffsetNumber(&slot->tts_tid), head});
+        const bool whole = VARSIZE(tile) >= kTileHeaderBytes;
+        if (!take({pos, whole ? tile->tokens : 0, whole ? tile->id : 0, ItemPointerGetBlockNumber(&slot->tts_tid), buffer,
+                   ItemPointerGetOffsetNumber(&slot->tts_tid), head}))
+            break;
     }
     index_endscan(scan);
     ExecDropSingleTupleTableSlot(slot);
     index_close(index, AccessShareLock);
+}
+
+void extend(SealedTable *table, TileList *list, int32_t stop)
+{
+    // What a scan that was interrupted has left.
+    while (list->count > 0 && list->refs[list->count - 1].pos >= list->covered) --list->count;
+    scan_index(table, list->key.extent, list->key.layer, {list->covered, stop}, [list](const TileRef &ref) {
+        add(list, ref);
+        return true;
+    });
     list->covered = stop;
 }
 
@@ -163,13 +179,24 @@ TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop)
     list->storage = storage;
     list->last_use = ++uses;
     if (list->covered < stop) {
-        scan_index(table, list, stop);
+        extend(table, list, stop);
         shrink(list);
     }
     return list;
 }
 
 void forget_tile_list(TileList *list) { release(list); }
+
+bool first_tile(SealedTable *table, int64_t extent, int layer, TileRef *first)
+{
+    bool found = false;
+    scan_index(table, extent, layer, {0, kOpenStop}, [&](const TileRef &ref) {
+        *first = ref;
+        found = true;
+        return false;
+    });
+    return found;
+}
 
 const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes)
 {

@@ -43,6 +43,9 @@ void close_direct(SealedTable *table);
 TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop);
 void forget_tile_list(TileList *list);
 
+// The tile of an extent with the lowest position and head under the active snapshot; false when there is none.
+bool first_tile(SealedTable *table, int64_t extent, int layer, TileRef *first);
+
 // Pins the page and returns the tile, or null when the row is no more what was remembered.
 const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes);
 

@@ -1,0 +1,44 @@
+// Where attention is computed sooner: by the helper or by the caller itself. A model of three measured figures; it decides, it does
+// not promise.
+#pragma once
+#include <cstdint>
+
+namespace vkv::offload {
+
+// How fast this process reads tiles: a moving average in which large calls weigh as much as they read.
+class OwnSpeed {
+public:
+    void add(uint64_t tile_bytes, uint64_t microseconds)
+    {
+        bytes_ = bytes_ * kKept + static_cast<double>(tile_bytes);
+        microseconds_ = microseconds_ * kKept + static_cast<double>(microseconds);
+        if (calls_ < kFirstCalls) ++calls_;
+    }
+    // Too little is known before: the first calls also warm up what later ones find warm.
+    bool known() const { return calls_ >= kFirstCalls && bytes_ > 0; }
+    double nanoseconds(uint64_t tile_bytes) const { return static_cast<double>(tile_bytes) * microseconds_ * 1e3 / bytes_; }
+
+private:
+    static constexpr double kKept = 0.9;
+    static constexpr int kFirstCalls = 3;
+    double bytes_ = 0, microseconds_ = 0;
+    int calls_ = 0;
+};
+
+// What a helper measured when it started (ArenaHeader).
+struct HelperSpeed {
+    uint64_t launch_ns, bytes_per_second, staging_per_second;
+    bool known() const { return launch_ns > 0 && bytes_per_second > 0 && staging_per_second > 0; }
+    double nanoseconds(uint64_t tile_bytes, uint64_t staged_bytes) const
+    {
+        return static_cast<double>(launch_ns) + 1e9 * static_cast<double>(tile_bytes) / static_cast<double>(bytes_per_second) +
+               1e9 * static_cast<double>(staged_bytes) / static_cast<double>(staging_per_second);
+    }
+};
+
+inline bool helper_is_faster(const HelperSpeed &helper, const OwnSpeed &own, uint64_t tile_bytes, uint64_t staged_bytes)
+{
+    return helper.known() && own.known() && helper.nanoseconds(tile_bytes, staged_bytes) < own.nanoseconds(tile_bytes);
+}
+
+}  // namespace vkv::offload

@@ -1,0 +1,362 @@
+// Requests of kv.attend to the helper program, and what the backend does meanwhile.
+
+#include "pg/kv/attend_helper.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "core/kv/attend.h"
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+#include "pg/gpu/helper.h"
+#include "pg/kv/attend_plan.h"
+#include "pg/kv/halves.h"
+#include "pg/kv/heads.h"
+#include "pg/kv/helper_spans.h"
+
+namespace vkv::kv {
+
+namespace {
+
+// Tiles of one request's spans, for the client.
+class Source : public offload::TileSource {
+public:
+    Source(const AttendRequest &r, const AttendPlan &plan, const PlannedRequest &request, SealedTable *table)
+        : r_(r), plan_(plan), request_(request), table_(table)
+    {
+    }
+
+    void entries(size_t index, int32_t from, std::vector<offload::Entry> *out) override
+    {
+        const PlannedSpan &span = plan_.spans[request_.first_span + index];
+        if (span.in_tail) {
+            tail_entries(plan_.items[span.item].tail, span.span, out);
+            return;
+        }
+        SpanTiles *tiles = open(index, from);
+        const uint32_t end = tiles->count();
+        for (uint32_t i = 0; i < end; ++i) {
+            const TileRef ref = tiles->ref(i);
+            if (ref.pos + ref.tokens <= from) continue;
+            pg_call([&] { ReleaseBuffer(tiles->pin(i).buffer); });  // the row is there, and carries the id
+            out->push_back({tiles->ref(i).id, ref.pos, static_cast<uint16_t>(ref.tokens), static_cast<uint16_t>(ref.head)});
+        }
+    }
+
+    void copy(size_t index, const offload::Entry &wanted, void *slab) override
+    {
+        const PlannedSpan &span = plan_.spans[request_.first_span + index];
+        if (span.in_tail) {
+            copy_block(plan_.items[span.item].tail, wanted, slab);
+            return;
+        }
+        SpanTiles *tiles = open(index, span.span.from);
+        uint32_t i = tiles->find(wanted.first);
+        while (i < tiles->count() && tiles->ref(i).pos == wanted.first && tiles->ref(i).head != wanted.head) ++i;
+        const TileKey key{span.span.extent, layer(span), wanted.head, wanted.first};
+        if (i >= tiles->count() || tiles->ref(i).pos != wanted.first) damaged_tile(r_.cache, &sequence(span), key, "is missing");
+        pg_call([&] {
+            const SpanTiles::Pinned pinned = tiles->pin(i);
+            if (tiles->ref(i).id != wanted.id) damaged_tile(r_.cache, &sequence(span), key, "was exchanged while it was read");
+            tiles->view(i, pinned);
+            memcpy(slab, pinned.tile, pinned.bytes);
+            ReleaseBuffer(pinned.buffer);
+        });
+    }
+
+private:
+    const Sequence &sequence(const PlannedSpan &span) const { return r_.sequences[plan_.items[span.item].sequence]; }
+    int layer(const PlannedSpan &span) const { return r_.layer[plan_.items[span.item].layer]; }
+
+    // The span's tiles; from position `from` on they are complete.
+    SpanTiles *open(size_t index, int32_t from)
+    {
+        const PlannedSpan &span = plan_.spans[request_.first_span + index];
+        from = std::max(from, span.span.begin);
+        if (!open_ || open_index_ != index || from < open_from_) {
+            const Span wanted{span.span.extent, from, span.span.to, span.span.begin};
+            open_.reset();
+            open_.reset(pg_call([&] { return new SpanTiles(r_.cache, &sequence(span), layer(span), table_, wanted); }));
+            open_index_ = index;
+            open_from_ = from;
+        }
+        return open_.get();
+    }
+
+    static void tail_entries(const HeldTail &tail, const Span &span, std::vector<offload::Entry> *out)
+    {
+        for (size_t i = 0; i < tail.blocks(); ++i) {
+            const HeldTail::Block b = tail.block(i);
+            if (b.first + b.tokens > span.from && b.first < span.to)
+                out->push_back({b.id, b.first, static_cast<uint16_t>(b.tokens), static_cast<uint16_t>(b.head)});
+        }
+    }
+
+    static void copy_block(const HeldTail &tail, const offload::Entry &wanted, void *slab)
+    {
+        for (size_t i = 0; i < tail.blocks(); ++i) {
+            if (tail.block(i).id != wanted.id) continue;
+            tail.copy(i, slab);
+            return;
+        }
+        throw Error(Errc::internal, "the helper asks for a block that the tail does not have");
+    }
+
+    const AttendRequest &r_;
+    const AttendPlan &plan_;
+    const PlannedRequest &request_;
+    SealedTable *table_;
+    std::unique_ptr<SpanTiles> open_;
+    size_t open_index_ = 0;
+    int32_t open_from_ = 0;
+};
+
+class HelperAttend {
+public:
+    HelperAttend(const AttendRequest &r, offload::Client *client, SealedTable *table)
+        : r_(r),
+          client_(client),
+          table_(table),
+          generation_(helper::generation()),
+          plan_(plan_attend(r, table, generation_)),
+          heads_(r.cache->kv_heads, r.cache),
+          begun_(plan_.items.size())
+    {
+        states_.resize(plan_.items.size() * item_floats());
+        for (size_t i = 0; i < states_.size() / r.state_floats(); ++i)
+            std::fill_n(&states_[i * r.state_floats()], r.rows(), -std::numeric_limits<float>::infinity());
+    }
+
+    bool worth_it() const { return !plan_.spans.empty(); }
+
+    void run()
+    {
+        // More tiles than a request may have are met when tiles hold fewer tokens than the cache's codec says (a sequence that was
+        // recoded): smaller requests then.
+        for (uint64_t most = std::max(helper::max_tiles(), 1u);; most /= 4) {
+            cut_requests(r_, &plan_, most);
+            try {
+                for (const PlannedRequest &request : plan_.requests) ask(request);
+                break;
+            } catch (const offload::Refused &refused) {
+                if (refused.code() != offload::FailureCode::too_large || most < 64 || any_answered_) throw;
+            }
+        }
+        for (size_t i = 0; i < plan_.items.size(); ++i) attend_here(i);
+    }
+
+    void finish(const AttendResult &result)
+    {
+        Accumulator sum;
+        const size_t rows = r_.rows(), heads = static_cast<size_t>(r_.cache->kv_heads);
+        for (size_t i = 0; i < plan_.items.size(); ++i) {
+            const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
+            for (size_t h = 0; h < heads; ++h) {
+                const float *m = &states_[i * item_floats() + h * r_.state_floats()];
+                const size_t row = (item * heads + h) * rows;
+                sum.reset(static_cast<int>(rows), r_.cache->dim_v);
+                sum.merge(m, m + rows, m + 2 * rows);
+                sum.finish(result.output + row * static_cast<size_t>(r_.cache->dim_v), result.lse ? result.lse + row : nullptr);
+            }
+        }
+    }
+
+    void count(Work *work)
+    {
+        for (const PlannedItem &item : plan_.items)
+            work->tokens += static_cast<uint64_t>(item.stored) + static_cast<uint64_t>(r_.fresh);
+        work->tiles += work_.tiles + heads_.work().tiles;
+        work->bytes += work_.bytes + heads_.work().bytes;
+    }
+
+private:
+    size_t item_floats() const { return static_cast<size_t>(r_.cache->kv_heads) * r_.state_floats(); }
+    const float *queries(size_t i) const
+    {
+        const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
+        return r_.queries + item * query_floats();
+    }
+    size_t query_floats() const { return r_.heads() * static_cast<size_t>(r_.q_len) * static_cast<size_t>(r_.cache->dim_k); }
+
+    void ask(const PlannedRequest &request)
+    {
+        lay_out(request);
+        Source source(r_, plan_, request, table_);
+        offload::AttendCall call;
+        call.kv_heads = static_cast<uint32_t>(r_.cache->kv_heads);
+        call.rows = static_cast<uint32_t>(r_.rows());
+        call.q_len = static_cast<uint32_t>(r_.q_len);
+        call.dim_k = static_cast<uint32_t>(r_.cache->dim_k);
+        call.dim_v = static_cast<uint32_t>(r_.cache->dim_v);
+        call.tile_flags = r_.cache->flags();
+        call.scale = r_.scale;
+        call.softcap = r_.softcap;
+        call.causal = r_.causal;
+        call.window = r_.window;
+        call.sinks = r_.window > 0 ? r_.sinks : 0;
+        call.items = items_;
+        call.spans = spans_;
+        call.believed = believed_;
+        call.deadline_us = helper::deadline_us();
+        call.fault = helper::test_fault();
+        call.write_queries = [this](float *q) {
+            for (size_t i : asked_) q = std::copy_n(queries(i), query_floats(), q);
+        };
+        call.meanwhile = [this] {
+            for (size_t i : asked_) attend_here(i);
+        };
+        using Clock = std::chrono::steady_clock;
+        const auto begun = Clock::now();
+        const float *answer = client_->attend(call, &source);
+        const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begun);
+        helper::count_answer(client_->figures(), static_cast<uint64_t>(waited.count()));
+        take(answer);
+        work_.tiles += client_->figures().tiles;
+        work_.bytes += client_->figures().tile_bytes;
+        any_answered_ = true;
+        believe(request);
+    }
+
+    // Items, spans and what the helper is believed to know, as the protocol wants them.
+    void lay_out(const PlannedRequest &request)
+    {
+        asked_.clear();
+        items_.clear();
+        spans_.clear();
+        believed_.clear();
+        for (size_t i = request.first_span; i < request.first_span + request.spans; ++i) {
+            const PlannedSpan &span = plan_.spans[i];
+            const PlannedItem &item = plan_.items[span.item];
+            if (asked_.empty() || asked_.back() != span.item) {
+                asked_.push_back(span.item);
+                items_.push_back({static_cast<uint32_t>(spans_.size()), 0, item.stored + r_.fresh, 0});
+            }
+            ++items_.back().spans;
+            offload::Span wire{};
+            wire.space = span.space;
+            wire.extent = static_cast<uint64_t>(span.span.extent);
+            wire.layer = static_cast<uint32_t>(r_.layer[item.layer]);
+            wire.flags = span.shared ? uint32_t{offload::kShared} : 0;
+            wire.from = span.span.from;
+            wire.to = span.span.to;
+            spans_.push_back(wire);
+            believed_.push_back(span.shared ? std::min(span.covered, span.span.to) : span.span.from);
+        }
+    }
+
+    void take(const float *answer)
+    {
+        const size_t rows = r_.rows(), heads = static_cast<size_t>(r_.cache->kv_heads);
+        for (size_t i : asked_)
+            for (size_t h = 0; h < heads; ++h, answer += r_.state_floats()) {
+                float *m = &states_[i * item_floats() + h * r_.state_floats()];
+                merge_states(static_cast<int>(rows), r_.cache->dim_v, m, m + rows, m + 2 * rows, answer, answer + rows,
+                             answer + 2 * rows);
+            }
+    }
+
+    void believe(const PlannedRequest &request)
+    {
+        for (size_t i = request.first_span; i < request.first_span + request.spans; ++i) {
+            const PlannedSpan &span = plan_.spans[i];
+            if (span.shared)
+                helper_covers(table_, span.span.extent, r_.layer[plan_.items[span.item].layer], generation_, span.span.to);
+        }
+    }
+
+    // The tail's newest tokens and those that are not stored, once an item. No PostgreSQL here: the client calls it.
+    void attend_here(size_t i)
+    {
+        const PlannedItem &item = plan_.items[i];
+        if (begun_[i]) return;
+        begun_[i] = true;
+        if (!item.tail.has_rest() && r_.fresh == 0) return;
+        const Sequence &s = r_.sequences[item.sequence];
+        heads_.begin(r_, queries(i), item.stored);
+        heads_.begin_at(s.sealed);
+        item.tail.visit_rest([](void *heads, const TileView &tile) { static_cast<Heads *>(heads)->add_kept(tile); }, &heads_);
+        add_fresh(r_, r_.item(item.layer, item.sequence), item.stored, &heads_);
+        states_of_here_.resize(item_floats());
+        heads_.states(r_, states_of_here_.data());
+        const size_t rows = r_.rows();
+        for (size_t h = 0; h < static_cast<size_t>(r_.cache->kv_heads); ++h) {
+            float *m = &states_[i * item_floats() + h * r_.state_floats()];
+            const float *n = &states_of_here_[h * r_.state_floats()];
+            merge_states(static_cast<int>(rows), r_.cache->dim_v, m, m + rows, m + 2 * rows, n, n + rows, n + 2 * rows);
+        }
+    }
+
+    const AttendRequest &r_;
+    offload::Client *client_;
+    SealedTable *table_;
+    uint64_t generation_;
+    AttendPlan plan_;
+    Heads heads_;
+    std::vector<bool> begun_;
+    std::vector<float> states_, states_of_here_;  // [items][kv_heads] of {m, l, o}
+    std::vector<size_t> asked_;                   // items of the request
+    std::vector<offload::Item> items_;
+    std::vector<offload::Span> spans_;
+    std::vector<int32_t> believed_;
+    Work work_{};
+    bool any_answered_ = false;
+};
+
+uint64_t bytes_to_read(const AttendRequest &r)
+{
+    const Cache *c = r.cache;
+    const int full = tile_capacity(c->shape(c->codec));
+    const double token = static_cast<double>(tile_bytes(c->shape(c->codec), full)) * c->kv_heads / full;
+    double bytes = 0;
+    for (int b = 0; b < r.batch; ++b) bytes += token * r.sequences[b].sealed;
+    return static_cast<uint64_t>(bytes * r.layers);
+}
+
+bool answered(const AttendRequest &r, offload::Client *client, SealedTable *table, const AttendResult &result, Work *work)
+{
+    try {
+        HelperAttend attend(r, client, table);
+        if (!attend.worth_it()) return false;
+        attend.run();
+        attend.finish(result);
+        attend.count(work);
+        return true;
+    } catch (const offload::Lost &error) {
+        helper::lost(error);
+    } catch (const offload::Refused &error) {
+        helper::refused(error);
+    } catch (...) {
+        helper::abandon();
+        throw;
+    }
+    return false;
+}
+
+}  // namespace
+
+bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *work)
+{
+    if (helper::use() == helper::Use::off) return false;
+    const char *why = nullptr;
+    offload::Client *client = helper::client_for({bytes_to_read(r), 0}, &why);
+    if (!client) return false;
+    SealedTable table;
+    bool direct = tail_read_directly(r.cache);
+    if (direct) direct = open_direct(r.cache, &table);
+    if (!direct || r.cache->before_rope) {
+        if (direct) close_direct(&table);
+        helper::refused({offload::FailureCode::not_supported,
+                         r.cache->before_rope ? "keys before their rotary embedding are attended to by the CPU"
+                                              : "rows that are read through the planner (row security, column privileges, "
+                                                "serializable transactions) are attended to by the CPU"});
+        return false;
+    }
+    const bool done = answered(r, client, &table, result, work);
+    close_direct(&table);
+    return done;
+}
+
+}  // namespace vkv::kv

@@ -1,0 +1,137 @@
+// Tiles of a span: what the list remembers is checked for gaps, and a row that is no more what was remembered makes a new list.
+
+#include "pg/kv/span_tiles.h"
+
+#include <algorithm>
+#include <string>
+
+#include "pg/boundary/boundary.h"
+#include "pg/boundary/pg.h"
+
+namespace vkv::kv {
+
+void damaged_tile(const Cache *c, const Sequence *s, const TileKey &key, const char *what)
+{
+    char text[400];
+    snprintf(text, sizeof text, "tile of sequence %lld, layer %d, head %d at position %d in cache \"%s\" %s",
+             static_cast<long long>(s->seq), key.layer, key.head, key.pos, c->name, what);
+    char detail[100];
+    snprintf(detail, sizeof detail, "Its key in the table of sealed tiles is (%lld, %d, %d, %d).",
+             static_cast<long long>(key.extent), key.layer, key.pos, key.head);
+    throw Error(Errc::data_corrupted, text, {}, detail);
+}
+
+TileView checked_tile(const Cache *c, const Sequence *s, const TileKey &key, const void *bytes, size_t size)
+{
+    TileView view;
+    try {
+        view = view_tile(bytes, size);
+    } catch (const Error &error) {
+        damaged_tile(c, s, key, ("is damaged: " + error.message()).c_str());
+    }
+    if (view.head != key.head || view.first != key.pos || view.heads != c->kv_heads || view.dim_k != c->dim_k ||
+        view.dim_v != c->dim_v || view.flags != c->flags())
+        damaged_tile(c, s, key, "does not belong there");
+    return view;
+}
+
+Progress::Progress(const Cache *c, const Sequence *s, int layer) : cache_(c), sequence_(s), layer_(layer)
+{
+    next_ = static_cast<int32_t *>(palloc0(sizeof(int32_t) * static_cast<size_t>(c->kv_heads)));
+}
+
+void Progress::begin(int64_t extent, int32_t from, int32_t to)
+{
+    extent_ = extent;
+    to_ = to;
+    for (int h = 0; h < cache_->kv_heads; ++h) next_[h] = from;
+}
+
+bool Progress::fits(const TileRef &ref)
+{
+    if (ref.head < 0 || ref.head >= cache_->kv_heads || ref.pos != next_[ref.head]) return false;
+    next_[ref.head] = ref.pos + ref.tokens;
+    return true;
+}
+
+bool Progress::complete() const
+{
+    for (int h = 0; h < cache_->kv_heads; ++h)
+        if (next_[h] < to_) return false;
+    return true;
+}
+
+void Progress::step(int head, int32_t pos, int32_t tokens)
+{
+    if (head < 0 || head >= cache_->kv_heads) missing(0, next_[0]);
+    if (pos != next_[head]) missing(head, next_[head]);
+    next_[head] = pos + tokens;
+}
+
+void Progress::end() const
+{
+    for (int h = 0; h < cache_->kv_heads; ++h)
+        if (next_[h] < to_) missing(h, next_[h]);
+}
+
+void Progress::missing(int head, int32_t pos) const
+{
+    damaged_tile(cache_, sequence_, {extent_, layer_, head, pos}, "is missing, or hidden by row security");
+}
+
+SpanTiles::SpanTiles(Cache *c, const Sequence *s, int layer, SealedTable *table, const Span &span)
+    : cache_(c), sequence_(s), layer_(layer), table_(table), span_(span), list_(tile_list(table, span.extent, layer, span.to))
+{
+    // A gap may have been there only when the index was scanned.
+    Progress progress(c, s, layer);
+    const uint32_t n = count();
+    progress.begin(span.extent, n > 0 ? list_->refs[0].pos : span.from, span.to);
+    bool whole = n == 0 || list_->refs[0].pos <= span.from;
+    for (uint32_t i = 0; whole && i < n; ++i) whole = progress.fits(list_->refs[i]);
+    if (!whole || !progress.complete()) rescan();
+}
+
+uint32_t SpanTiles::count() const
+{
+    uint32_t end = list_->count;
+    while (end > 0 && list_->refs[end - 1].pos >= span_.to) --end;
+    return end;
+}
+
+uint32_t SpanTiles::find(int32_t pos) const
+{
+    const TileRef *begin = list_->refs, *end = begin + list_->count;
+    return static_cast<uint32_t>(
+        std::lower_bound(begin, end, pos, [](const TileRef &ref, int32_t wanted) { return ref.pos < wanted; }) - begin);
+}
+
+void SpanTiles::rescan()
+{
+    forget_tile_list(list_);
+    list_ = tile_list(table_, span_.extent, layer_, span_.to);
+}
+
+SpanTiles::Pinned SpanTiles::pin(uint32_t i)
+{
+    Pinned p;
+    p.tile = pin_tile(table_->rel, &list_->refs[i], &p.buffer, &p.bytes);
+    if (p.tile) return p;
+    if (BufferIsValid(p.buffer)) ReleaseBuffer(p.buffer);
+    // The row moved or the list is of a transaction that was rolled back: scan the index again, and what was listed here must
+    // be listed again.
+    const TileRef was = list_->refs[i];
+    rescan();
+    const TileKey was_at{span_.extent, layer_, was.head, was.pos};
+    if (i >= list_->count || list_->refs[i].pos != was.pos || list_->refs[i].head != was.head)
+        damaged_tile(cache_, sequence_, was_at, "is missing");
+    p.tile = pin_tile(table_->rel, &list_->refs[i], &p.buffer, &p.bytes);
+    if (!p.tile) damaged_tile(cache_, sequence_, was_at, "is damaged: its row cannot be read");
+    return p;
+}
+
+TileView SpanTiles::view(uint32_t i, const Pinned &pinned) const
+{
+    return checked_tile(cache_, sequence_, key(i), pinned.tile, pinned.bytes);
+}
+
+}  // namespace vkv::kv
