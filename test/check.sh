@@ -62,21 +62,27 @@ step_install() {
     echo 'install: 4 passed, 0 failed'
 }
 
-step_unit() { core_build unit -DVKV_TESTS=ON && ctest --test-dir "$BUILD/unit" --output-on-failure -j "$jobs"; }
+runner=() # of tests
+core_tests() { # folder, options of ctest; a test that hangs fails
+    "${runner[@]}" ctest --test-dir "$BUILD/$1" --output-on-failure --no-tests=error --timeout 240 "${@:2}"
+}
+
+step_unit() { core_build unit -DVKV_TESTS=ON && core_tests unit -j "$jobs"; }
 
 step_asan() {
-    core_build asan -DVKV_TESTS=ON -DVKV_SANITIZE=address,undefined && ctest --test-dir "$BUILD/asan" --output-on-failure -j "$jobs"
+    core_build asan -DVKV_TESTS=ON -DVKV_SANITIZE=address,undefined && core_tests asan -j "$jobs"
 }
 
 # The thread sanitizer wants addresses where it expects them; setarch -R turns randomization off where that is allowed.
 step_tsan() {
-    local plain=() tests=()
-    mapfile -t tests < <(cd "$ROOT/test/unit" && find . -name 'graph*_test.cpp' -o -name 'workers*_test.cpp' | sed 's|.*/||; s|\.cpp$||')
-    [ ${#tests[@]} -gt 0 ] || { echo 'no graph test was found'; return 1; }
-    ! setarch "$(uname -m)" -R true 2> /dev/null || plain=(setarch "$(uname -m)" -R)
+    local runner=() tests=()
+    mapfile -t tests < <(cd "$ROOT/test" && find unit gpu -name 'graph*_test.cpp' -o -name 'workers*_test.cpp' -o -name 'helper_*_test.cpp' |
+        sed 's|.*/||; s|\.cpp$||')
+    [ ${#tests[@]} -gt 0 ] || { echo 'no test of threads was found'; return 1; }
+    ! setarch "$(uname -m)" -R true 2> /dev/null || runner=(setarch "$(uname -m)" -R)
     cmake -S "$ROOT" -B "$BUILD/tsan" -G 'Unix Makefiles' -DVKV_TESTS=ON -DVKV_SANITIZE=thread &&
         cmake --build "$BUILD/tsan" --parallel "$jobs" --target "${tests[@]}" &&
-        "${plain[@]}" ctest --test-dir "$BUILD/tsan" --output-on-failure --no-tests=error -R "^($(IFS="|"; echo "${tests[*]}"))\$"
+        core_tests tsan -R "^($(IFS="|"; echo "${tests[*]}"))\$"
 }
 
 step_fuzz() {

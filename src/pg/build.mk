@@ -93,6 +93,11 @@ $(INSTALL_SQL):
 	@mkdir -p $(@D)
 	cat $^ < /dev/null > $@.tmp && mv $@.tmp $@
 
+# PGXS knows it by the path of its build folder only.
+uninstall: uninstall-helper
+uninstall-helper: refuse-foreign
+	rm -f '$(DESTDIR)$(bindir)/vectorkv_helper'
+
 # Before anything is copied: never replace a library that another project installed under the same name.
 installdirs installdirs-lib uninstall uninstall-lib: refuse-foreign
 
@@ -111,4 +116,4 @@ syntax/%: src/pg/%
 	@$(VKV_COMPILE) -fsyntax-only $<
 
 FORCE:
-.PHONY: FORCE refuse-foreign check-clang
+.PHONY: FORCE refuse-foreign uninstall-helper check-clang

@@ -345,7 +345,7 @@ inline std::unique_ptr<Device> cpu_device(uint64_t slots, unsigned threads = 2, 
     return open_cpu_device({"cpu", slots * offload::kSlabBytes, threads, delay_us});
 }
 
-// A program as a child; it does not outlive the test.
+// A program as a child; it does not outlive the thread that made it.
 class Child {
 public:
     Child(const std::string &program, std::vector<std::string> words)
@@ -369,6 +369,11 @@ public:
     Child(const Child &) = delete;
     Child &operator=(const Child &) = delete;
     void kill(int signal) const { ::kill(pid_, signal); }
+    void wait_unreaped() const
+    {
+        siginfo_t ended;
+        while (::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOWAIT) != 0 && errno == EINTR) continue;
+    }
     // As waitpid: the exit code, or 256 + the signal.
     int wait()
     {

@@ -9,6 +9,7 @@
 //                                                                 against one client, where a launch has a fixed cost
 // --helper PATH, --device NAME, --seed N for all. The exit status is 1 when an answer was wrong or something was left behind.
 #include <algorithm>
+#include <condition_variable>
 #include <cstdio>
 #include <functional>
 #include <mutex>
@@ -192,29 +193,62 @@ bool check(const Settings &s)
 
 // ---- storm -----------------------------------------------------------------------------------------------------------------
 
-// Keeps a helper running at its socket.
+// Keeps a helper running at its socket. One thread starts them all: a child goes with the thread that made it.
 class Supervisor {
 public:
-    Supervisor(const Settings &s, const std::string &socket) : settings_(s), socket_(socket) { start(); }
+    Supervisor(const Settings &s, const std::string &socket) : settings_(s), socket_(socket)
+    {
+        thread_ = std::thread([this] { keep(); });
+    }
+    ~Supervisor()
+    {
+        if (thread_.joinable()) end(SIGKILL);
+    }
     // As a watchdog, or as fate, would.
     void kill_and_restart()
     {
-        const std::lock_guard lock(mutex_);
-        helper_->end(SIGKILL);
-        start();
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return helper_ != nullptr; });
+        helper_->kill(SIGKILL);
+        const uint64_t killed = started_;
+        changed_.wait(lock, [&] { return started_ != killed; });
     }
-    int end(int signal) { return helper_->end(signal); }
+    int end(int signal)
+    {
+        {
+            const std::lock_guard lock(mutex_);
+            ending_ = true;
+            if (helper_) helper_->kill(signal);
+        }
+        thread_.join();
+        return status_;
+    }
 
 private:
-    void start()
+    void keep()
     {
-        helper_ =
-            std::make_unique<HelperProcess>(settings_.helper, socket_, helper_options(settings_, {"--faults", "--arena", "16"}));
+        std::unique_lock lock(mutex_);
+        while (!ending_) {
+            helper_ = std::make_unique<HelperProcess>(settings_.helper, socket_,
+                                                      helper_options(settings_, {"--faults", "--arena", "16"}));
+            started_++;
+            changed_.notify_all();
+            lock.unlock();
+            helper_->wait_unreaped();  // its number stays its own while others may send it signals
+            lock.lock();
+            status_ = helper_->wait();
+            helper_.reset();
+        }
     }
     const Settings &settings_;
     std::string socket_;
     std::mutex mutex_;
+    std::condition_variable changed_;
     std::unique_ptr<HelperProcess> helper_;
+    uint64_t started_ = 0;
+    bool ending_ = false;
+    int status_ = -1;
+    std::thread thread_;
 };
 
 // A launch that never ends: seen by its age, as the supervisor sees it.
