@@ -10,6 +10,8 @@ namespace vkv::kv {
 
 namespace {
 
+constexpr uint32_t kAhead = 3;  // tiles: the next one is pinned already
+
 struct Visit {
     Cache *cache;
     const Sequence *sequence;
@@ -26,6 +28,7 @@ void visit_direct(const Visit &v, SealedTable *table, const Span &span, Progress
     SpanTiles::Pinned now = end > 0 ? tiles.pin(0) : SpanTiles::Pinned{};
     for (uint32_t i = 0; i < end; ++i) {
         const TileRef ref = tiles.ref(i);
+        tiles.foresee(i + kAhead, now);
         SpanTiles::Pinned next = i + 1 < end ? tiles.pin(i + 1) : SpanTiles::Pinned{};
         progress->step(ref.head, ref.pos, ref.tokens);
         v.visit(v.argument, tiles.view(i, now), span.to, next.tile);

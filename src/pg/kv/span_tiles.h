@@ -77,6 +77,11 @@ public:
     // Raises data_corrupted when there is no such row any more.
     Pinned pin(uint32_t i);
     TileView view(uint32_t i, const Pinned &pinned) const;
+    // Prefetches what pin(i) reads, if there is a tile i.
+    void foresee(uint32_t i, const Pinned &alike) const
+    {
+        if (i < list_->count) foresee_tile(list_->refs[i], alike.tile, alike.buffer);
+    }
     TileKey key(uint32_t i) const { return {span_.extent, layer_, list_->refs[i].head, list_->refs[i].pos}; }
 
 private:

@@ -198,6 +198,17 @@ bool first_tile(SealedTable *table, int64_t extent, int layer, TileRef *first)
     return found;
 }
 
+void foresee_tile(const TileRef &ref, const TileHeader *alike, Buffer buffer)
+{
+    if (ref.buffer <= 0 || ref.buffer > NBuffers) return;
+    const char *page = BufferGetPage(ref.buffer);
+    const auto offset = reinterpret_cast<const char *>(alike) - static_cast<const char *>(BufferGetPage(buffer));
+    __builtin_prefetch(compat::buffer_descriptor(ref.buffer), 1);
+    __builtin_prefetch(page);
+    __builtin_prefetch(page + offset - kKeyBytes - SizeofHeapTupleHeader);
+    __builtin_prefetch(page + offset);
+}
+
 const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes)
 {
     if (BufferIsValid(ref->buffer) && compat::pin_recent(rel, ref->block, ref->buffer)) {

@@ -46,6 +46,10 @@ void forget_tile_list(TileList *list);
 // The tile of an extent with the lowest position and head under the active snapshot; false when there is none.
 bool first_tile(SealedTable *table, int64_t extent, int layer, TileRef *first);
 
+// Asks memory for what pin_tile will read of the tile, some tiles ahead: each is a miss, and each waits for the one before. `alike`
+// is a tile on a page of its own, as this one will be.
+void foresee_tile(const TileRef &ref, const TileHeader *alike, Buffer buffer);
+
 // Pins the page and returns the tile, or null when the row is no more what was remembered.
 const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes);
 
