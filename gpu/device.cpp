@@ -3,8 +3,6 @@
 
 #include <stdexcept>
 
-#include "gpu/log.h"
-
 namespace vkv::gpu {
 
 #ifndef VKV_CUDA
@@ -14,16 +12,9 @@ std::unique_ptr<Device> open_cuda_device(const DeviceOptions &) { throw NoDevice
 std::unique_ptr<Device> open_device(const DeviceOptions &options)
 {
     if (options.name == "cpu") return open_cpu_device(options);
-    if (options.name == "cuda" || options.name.starts_with("cuda:")) return open_cuda_device(options);
-    if (options.name != "auto") throw std::runtime_error("unknown device \"" + options.name + "\": auto, cpu, cuda or cuda:N");
-#ifdef VKV_CUDA
-    try {
-        return open_cuda_device(options);
-    } catch (const std::runtime_error &error) {
-        log("the CPU serves: %s", error.what());
-    }
-#endif
-    return open_cpu_device(options);
+    // Without a GPU there is nothing to gain from a helper, so "auto" is never the CPU.
+    if (options.name == "auto" || options.name == "cuda" || options.name.starts_with("cuda:")) return open_cuda_device(options);
+    throw std::runtime_error("unknown device \"" + options.name + "\": auto, cpu, cuda or cuda:N");
 }
 
 }  // namespace vkv::gpu

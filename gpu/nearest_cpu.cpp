@@ -1,4 +1,4 @@
-// Exact nearest vectors on the CPU device, by the distance kernels of core/simd.
+// Exact nearest vectors on the CPU device: the search of core/nearest, its panels of queries divided among the threads.
 #include "gpu/nearest_cpu.h"
 
 #include <algorithm>
@@ -6,72 +6,59 @@
 #include <limits>
 #include <vector>
 
-#include "core/simd/kernels.h"
+#include "core/nearest/nearest.h"
 
 namespace vkv::gpu {
 
-using offload::Metric;
-using offload::Neighbor;
-
 namespace {
 
-constexpr size_t kQueriesAtOnce = 8;         // a task's: each vector is loaded once for them
-constexpr size_t kBytesAtOnce = 128 * 1024;  // of vectors: they stay in the cache for all queries of a task
+constexpr size_t kRowsAtOnce = 1024;
 
-float distance(Metric metric, const simd::Kernels &kernels, const float *a, const float *b, size_t dim)
+Metric metric_of(offload::Metric metric)
 {
-    float d = 0;
     switch (metric) {
-        case Metric::l2_squared:
-            d = kernels.l2_f32(a, b, dim);
-            break;
-        case Metric::negative_inner_product:
-            d = -kernels.ip_f32(a, b, dim);
-            break;
-        case Metric::l1:
-            d = kernels.l1_f32(a, b, dim);
-            break;
+        case offload::Metric::negative_inner_product:
+            return Metric::ip;
+        case offload::Metric::l1:
+            return Metric::l1;
+        default:
+            return Metric::l2;
     }
-    return std::isnan(d) ? std::numeric_limits<float>::infinity() : d;  // what cannot be compared is last
 }
 
-bool nearer(const Neighbor &a, const Neighbor &b) { return a.distance != b.distance ? a.distance < b.distance : a.row < b.row; }
-
-void offer(std::vector<Neighbor> *best, size_t k, const Neighbor &found)
+// results [count][k]; what cannot be compared is last, and infinitely far.
+void search_for(const offload::NearestRequest &r, const float *queries, size_t count, const float *vectors,
+                offload::Neighbor *results)
 {
-    if (best->size() == k && !nearer(found, best->front())) return;
-    if (best->size() == k) {
-        std::pop_heap(best->begin(), best->end(), nearer);
-        best->pop_back();
+    nearest::Search search({metric_of(r.metric), Scalar::f32, r.dim, r.k, queries, count});
+    nearest::RowId ids[kRowsAtOnce];
+    for (size_t row = 0; row < r.rows; row += kRowsAtOnce) {
+        const size_t n = std::min(kRowsAtOnce, r.rows - row);
+        for (size_t i = 0; i < n; i++) ids[i] = {row + i, 0};
+        search.add(vectors + row * r.dim, ids, n);
     }
-    best->push_back(found);
-    std::push_heap(best->begin(), best->end(), nearer);
+    constexpr float kFar = std::numeric_limits<float>::infinity();
+    for (size_t q = 0; q < count; q++, results += r.k) {
+        const std::vector<nearest::Neighbor> found = search.take_compared(q);
+        std::fill(results + found.size(), results + r.k, offload::Neighbor{kFar, UINT32_MAX});
+        for (size_t i = 0; i < found.size(); i++)
+            results[i] = {std::isnan(found[i].distance) ? kFar : static_cast<float>(found[i].distance),
+                          static_cast<uint32_t>(found[i].id)};
+    }
 }
 
 }  // namespace
 
-void nearest_by_cpu(const offload::NearestRequest &r, const float *queries, const float *vectors, Neighbor *results,
+void nearest_by_cpu(const offload::NearestRequest &r, const float *queries, const float *vectors, offload::Neighbor *results,
                     WorkerPool *pool)
 {
-    const simd::Kernels &kernels = simd::kernels();
-    const size_t dim = r.dim, k = r.k;
-    const size_t rows_at_once = std::max<size_t>(1, kBytesAtOnce / (dim * sizeof(float)));
-    const auto task = [&](size_t number, unsigned) {
-        const size_t first = number * kQueriesAtOnce, last = std::min<size_t>(first + kQueriesAtOnce, r.queries);
-        std::vector<std::vector<Neighbor>> best(last - first);
-        for (size_t block = 0; block < r.rows; block += rows_at_once)
-            for (size_t q = first; q < last; q++)
-                for (size_t row = block; row < std::min<size_t>(block + rows_at_once, r.rows); row++)
-                    offer(&best[q - first], k,
-                          {distance(r.metric, kernels, queries + q * dim, vectors + row * dim, dim), static_cast<uint32_t>(row)});
-        for (size_t q = first; q < last; q++) {
-            std::vector<Neighbor> &found = best[q - first];
-            std::sort_heap(found.begin(), found.end(), nearer);
-            found.resize(k, {std::numeric_limits<float>::infinity(), UINT32_MAX});
-            std::copy(found.begin(), found.end(), results + q * k);
-        }
-    };
-    pool->run((r.queries + kQueriesAtOnce - 1) / kQueriesAtOnce, false, task);
+    // As few tasks as keep everybody busy: each interleaves the rows for itself.
+    const size_t panels = (r.queries + nearest::kPanelQueries - 1) / nearest::kPanelQueries;
+    const size_t each = (panels + pool->workers() - 1) / pool->workers() * nearest::kPanelQueries;
+    pool->run((r.queries + each - 1) / each, false, [&](size_t number, unsigned) {
+        const size_t first = number * each;
+        search_for(r, queries + first * r.dim, std::min<size_t>(each, r.queries - first), vectors, results + first * r.k);
+    });
 }
 
 }  // namespace vkv::gpu

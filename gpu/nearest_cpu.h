@@ -1,4 +1,4 @@
-// The nearest of vectors by the kernels of core/simd, on the CPU device's threads.
+// The nearest of vectors by the search of core/nearest, on the CPU device's threads.
 #pragma once
 #include "core/offload/protocol.h"
 #include "gpu/worker_pool.h"

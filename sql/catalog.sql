@@ -15,7 +15,7 @@ CREATE TEMP TABLE listed AS
    WHERE line NOT LIKE '%ivfflat%';
 
 CREATE TEMP TABLE ours (name text);
-INSERT INTO ours VALUES ('hnsw_check'), ('hnsw_info');
+INSERT INTO ours VALUES ('hnsw_check'), ('hnsw_info'), ('knn_exact');
 
 CREATE TEMP VIEW member AS
   SELECT classid, objid FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'

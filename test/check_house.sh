@@ -29,6 +29,7 @@ includes src/core/simd | grep '"core/' | grep -vE '"core/(simd/|error\.h|value\.
 includes src/core/codec | grep '"core/' | grep -vE '"core/(simd|codec)/|"core/(error|value)\.h' | rule 'codec stands on simd'
 includes src/core/text | grep '"core/' | grep -vE '"core/(simd|text)/|"core/(error|value)\.h' | rule 'text stands on simd'
 includes src/core/graph | grep '"core/' | grep -vE '"core/(simd|codec|graph)/|"core/(error|value)\.h' | rule 'graph stands on codec and simd'
+includes src/core/nearest | grep '"core/' | grep -vE '"core/(simd|nearest)/|"core/(error|value)\.h' | rule 'nearest stands on simd'
 includes src/core/kv | grep '"core/' | grep -vE '"core/(simd|kv)/|"core/(error|value)\.h' | rule 'kv stands on simd'
 includes src/core/offload | grep '"core/' | grep -vE '"core/(offload)/|"core/(error|value)\.h' | rule 'offload stands on nothing'
 includes src/pg | grep -vE '^src/pg/boundary/(pg|compat)\.h:' | grep '"' | grep -vE '"(core|pg)/' | rule 'PostgreSQL is included through pg/boundary/pg.h only'

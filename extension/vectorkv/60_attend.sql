@@ -30,9 +30,11 @@ CREATE FUNCTION kv.weights(cache regclass, seq bigint, layer int, q kv.tensor,
 	OUT "position" int, OUT head int, OUT weight float4) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'kv_weights' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10000 COST 10000;
 
--- What the functions of this session did: calls, what they read, the time they took and the code that ran.
+-- What the functions of this session did: calls, what they read, the time they took and the code that ran; of tiles those that the
+-- GPU helper had and those that were copied to it.
 CREATE FUNCTION kv.session_stats(OUT operation text, OUT calls bigint, OUT sequences bigint, OUT tokens bigint, OUT tiles bigint, OUT bytes bigint,
-	OUT milliseconds float8, OUT last_tokens bigint, OUT last_tiles bigint, OUT last_bytes bigint, OUT last_milliseconds float8, OUT backend text) RETURNS SETOF record
+	OUT milliseconds float8, OUT last_tokens bigint, OUT last_tiles bigint, OUT last_bytes bigint, OUT last_milliseconds float8, OUT backend text,
+	OUT requests bigint, OUT cached bigint, OUT staged bigint, OUT device_milliseconds float8, OUT wait_milliseconds float8, OUT last_line text) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'kv_session_stats' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 3;
 CREATE FUNCTION kv.reset_stats() RETURNS void
 	AS 'MODULE_PATHNAME', 'kv_reset_stats' LANGUAGE C VOLATILE PARALLEL RESTRICTED;

@@ -23,16 +23,18 @@ struct AttendArguments {
 
 inline constexpr uint32_t kBlockThreads = kWarps * kWarp;
 inline constexpr uint32_t kBuffers = 2;  // of a warp
-inline constexpr uint32_t kBuffersBytes = kWarps * kBuffers * static_cast<uint32_t>(offload::kSlabBytes);
+// A slot, and what the last chunk of a tile may read beyond it.
+inline constexpr uint32_t kBufferBytes = static_cast<uint32_t>(offload::kSlabBytes) + 64;
+inline constexpr uint32_t kBuffersBytes = kWarps * kBuffers * kBufferBytes;
 constexpr uint32_t attend_shared_bytes(uint32_t dim_k) { return kBuffersBytes + prepared_bytes(dim_k); }
 
-// Starts the copy of a whole slot; the header that says how much of it is a tile is in it.
-VKV_DEVICE void copy_slot(uint8_t *shared, const uint8_t *slot)
+// Starts the copy of what a full tile has; the header that says how much of it this one has is in it.
+VKV_DEVICE void copy_slot(uint8_t *shared, const uint8_t *slot, int bytes)
 {
     VKV_UNROLL
     for (int i = 0; i < static_cast<int>(offload::kSlabBytes) / 16 / kWarp; ++i) {
         const int at = 16 * (i * kWarp + thread() % kWarp);
-        copy_async(shared + at, slot + at);
+        if (at < bytes) copy_async(shared + at, slot + at);
     }
 }
 
@@ -80,7 +82,7 @@ VKV_DEVICE void store_sums(WarpSums<codec, dim_v> &sums, float *out)
 template <int dim_v>
 VKV_DEVICE void merge_warps(const uint8_t *shared, float *out)
 {
-    constexpr int kStride = kBuffers * static_cast<int>(offload::kSlabBytes) / 4;  // floats
+    constexpr int kStride = static_cast<int>(kBuffers * kBufferBytes) / 4;  // floats
     const auto *states = reinterpret_cast<const float *>(shared);
     for (int i = thread(); i < static_cast<int>(kRowTile) * dim_v; i += kBlockThreads) {
         const int row = i / dim_v;
@@ -100,16 +102,24 @@ VKV_DEVICE void merge_warps(const uint8_t *shared, float *out)
     }
 }
 
+// What a multiprocessor holds: shared memory has room for three blocks from Hopper on, for two before.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr int kMostBlocks = 2;
+#else
+inline constexpr int kMostBlocks = 3;
+#endif
+
 template <kv::Codec codec, int dim_v>
-VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : 3) attend(AttendArguments arguments)
+VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : kMostBlocks) attend(AttendArguments arguments)
 {
     const AttendUnit unit = arguments.units[block()];
     const HeadWork &head = arguments.heads[unit.head];
     const Geometry &geometry = arguments.geometries[head.geometry];
     const uint32_t warp = static_cast<uint32_t>(thread()) / kWarp, dim_k = geometry.dim_k;
-    uint8_t *const own = shared_memory() + warp * kBuffers * static_cast<uint32_t>(offload::kSlabBytes);
+    uint8_t *const own = shared_memory() + warp * kBuffers * kBufferBytes;
     uint8_t *const prepared = shared_memory() + kBuffersBytes;
 
+    const auto tile_bytes = static_cast<int>(unit.tile_bytes);
     TileFilter filter{unit.several_codecs != 0 || geometry.window > 0, static_cast<uint8_t>(codec), 0, geometry.sinks};
     if (geometry.window > 0)
         filter.window_first = head.total - static_cast<int32_t>(geometry.q_len) + 1 - geometry.window;  // of the first position
@@ -123,7 +133,7 @@ VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : 3) attend(AttendArgu
     for (uint32_t at = 16 * static_cast<uint32_t>(thread()); at < prepared_end; at += 16 * kBlockThreads)
         copy_async(prepared + at, arguments.prepared + unit.prepared_at + at);
     find();
-    if (!walk.ended()) copy_slot(own, slot_of());
+    if (!walk.ended()) copy_slot(own, slot_of(), tile_bytes);
     copy_commit();
     copy_wait<0>();
     block_barrier();
@@ -135,12 +145,11 @@ VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : 3) attend(AttendArgu
         const int32_t from = walk.segment().from, to = walk.segment().to;
         walk.next();
         find();
-        if (!walk.ended()) copy_slot(own + (buffer ^ 1) * offload::kSlabBytes, slot_of());
+        if (!walk.ended()) copy_slot(own + (buffer ^ 1) * kBufferBytes, slot_of(), tile_bytes);
         copy_commit();
-        copy_wait<1>();
-        warp_barrier();  // the other lanes' copies
-        work.add(own + buffer * offload::kSlabBytes, from, to, sight, sums);
-        warp_barrier();  // the buffer is filled again
+        work.add(own + buffer * kBufferBytes, from, to, sight, sums);
+        copy_wait<0>();
+        warp_barrier();  // the other lanes' copies are there, and nobody reads the tile that was worked on
     }
     store_sums<codec, dim_v>(sums, reinterpret_cast<float *>(own));
     block_barrier();

@@ -43,7 +43,7 @@ struct MergedRow {
 };
 
 template <int = 0>
-VKV_KERNEL void merge(MergeArguments arguments)
+VKV_KERNEL void merge(const VKV_IN_PLACE MergeArguments arguments)
 {
     const MergeUnit unit = arguments.units[block()];
     const HeadWork &head = arguments.heads[unit.head];

@@ -1,4 +1,4 @@
-// A batch cut into work units for the blocks of a device.
+// Who works on what: parts of heads to blocks, evenly, then the lists that kernels read.
 #include "gpu/cuda/plan.h"
 
 #include <algorithm>
@@ -10,6 +10,12 @@ namespace {
 constexpr uint64_t kLeastTilesOfBlock = 2 * kWarps;  // fewer, and blocks begin and end more than they work
 constexpr uint64_t kTilesOfWave = 16 * kWarps;       // of a block: from here on there may be several blocks one after the other,
 constexpr uint64_t kMostWaves = 4;                   // whose ends even out
+
+uint32_t full_tile_bytes(kv::Codec codec, const Geometry &geometry)
+{
+    const kv::TileShape shape{codec, 0, static_cast<int>(geometry.dim_k), static_cast<int>(geometry.dim_v), 1};
+    return static_cast<uint32_t>((kv::tile_bytes(shape, kv::tile_capacity(shape)) + 15) / 16 * 16);
+}
 
 }  // namespace
 
@@ -36,7 +42,8 @@ void Plan::list_parts(const AttendBatch &batch)
             for (int codec = 0; codec < kv::kCodecs; ++codec) {
                 if (!(geometry.codecs >> codec & 1)) continue;
                 const uint32_t launch = launch_of(static_cast<kv::Codec>(codec), geometry);
-                parts_.push_back({h, row, launch, tiles, 1, static_cast<uint32_t>(prepared_size), 0});
+                const uint32_t bytes = full_tile_bytes(static_cast<kv::Codec>(codec), geometry);
+                parts_.push_back({h, row, launch, tiles, 1, static_cast<uint32_t>(prepared_size), bytes, 0});
                 prepares.push_back({h, row, static_cast<uint32_t>(codec), static_cast<uint32_t>(prepared_size)});
                 prepared_size += prepared_bytes(geometry.dim_k);
             }
@@ -92,13 +99,9 @@ void Plan::place_units(const AttendBatch &batch)
         for (uint32_t i = 0; i < part.splits; ++i) {
             const auto begin = static_cast<uint32_t>(uint64_t{part.tiles} * i / part.splits);
             const auto end = static_cast<uint32_t>(uint64_t{part.tiles} * (i + 1) / part.splits);
-            units[launch.first_unit + launch.units++] = {part.head,
-                                                         part.first_row,
-                                                         begin,
-                                                         end - begin,
-                                                         part.prepared_at,
-                                                         several,
-                                                         part.partial_at + uint64_t{i} * partial_floats(geometry.dim_v)};
+            units[launch.first_unit + launch.units++] = {
+                part.head,        part.first_row, begin,           end - begin,
+                part.prepared_at, several,        part.tile_bytes, part.partial_at + uint64_t{i} * partial_floats(geometry.dim_v)};
         }
     }
 }

@@ -39,6 +39,7 @@ struct AttendUnit {
     uint32_t first_tile, tiles;  // of the head's, all segments together
     uint32_t prepared_at;        // bytes
     uint32_t several_codecs;
+    uint32_t tile_bytes;  // of a full tile, a multiple of 16: what is copied of a slot
     uint64_t partial_at;  // floats
 };
 
@@ -68,7 +69,7 @@ struct Plan {
 
 private:
     struct Part {  // tiles of a row tile for one codec, divided evenly among `splits` blocks
-        uint32_t head, first_row, launch, tiles, splits, prepared_at;
+        uint32_t head, first_row, launch, tiles, splits, prepared_at, tile_bytes;
         uint64_t partial_at;
     };
     void list_parts(const AttendBatch &batch);

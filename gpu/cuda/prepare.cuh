@@ -77,12 +77,12 @@ VKV_DEVICE void write_fragments_for(uint32_t codec, const SharedRows &rows, cons
     }
 }
 
-VKV_DEVICE void write_rows(const SharedRows &rows, const float *powers, const Geometry &geometry, bool nibbles, PreparedRows *out)
+VKV_DEVICE void write_rows(const SharedRows &rows, const float *powers, const Geometry &geometry, float factor, PreparedRows *out)
 {
-    constexpr float kNibbleFactor = 16777216.0f, kLog2e = 1.44269504f;
+    constexpr float kLog2e = 1.44269504f;
     if (thread() < rows.rows) {
         const float to_logit = geometry.softcap > 0 ? 1 / geometry.softcap : kLog2e;
-        const float by = fabsf(geometry.scale) * to_logit * (nibbles ? kNibbleFactor : 1.0f) / powers[thread()];
+        const float by = fabsf(geometry.scale) * to_logit * factor / powers[thread()];
         out->factor[thread()] = fmaxf(by, 1.17549435e-38f);  // hidden scores are -inf and stay so
     }
     constexpr int kGroups = kMostDim / 64;
@@ -90,13 +90,13 @@ VKV_DEVICE void write_rows(const SharedRows &rows, const float *powers, const Ge
         const int row = i / kGroups, first = i % kGroups * 64;
         float sum = 0;
         for (int d = first; d < first + 64 && d < rows.dim; ++d) sum += rows.x[row * rows.dim + d];
-        out->sums[row][i % kGroups] = sum * powers[row] / kNibbleFactor;
+        out->sums[row][i % kGroups] = sum * powers[row] / factor;
     }
 }
 
 // Over PrepareUnits: a template so that it may stand in several programs.
 template <int = 0>
-VKV_KERNEL void prepare(PrepareArguments arguments)
+VKV_KERNEL void prepare(const VKV_IN_PLACE PrepareArguments arguments)
 {
     const PrepareUnit unit = arguments.units[block()];
     const HeadWork &head = arguments.heads[unit.head];
@@ -104,7 +104,7 @@ VKV_KERNEL void prepare(PrepareArguments arguments)
     const SharedRows rows{reinterpret_cast<float *>(shared_memory()), kRowTile, static_cast<int>(geometry.dim_k)};
     float *powers = rows.x + kRowTile * kMostDim;
     const auto codec = static_cast<kv::Codec>(unit.codec);
-    const bool rotated = codec >= kv::Codec::rotated4, nibbles = codec >= kv::Codec::uniform4;
+    const bool rotated = codec >= kv::Codec::rotated4;
     const float sign = geometry.scale < 0 ? -1.0f : geometry.scale == 0 ? 0.0f : 1.0f;  // the factor is positive
     for (int i = thread(); i < rows.rows * rows.dim; i += block_threads()) {
         const bool there = unit.first_row + static_cast<uint32_t>(i / rows.dim) < geometry.rows;
@@ -116,7 +116,7 @@ VKV_KERNEL void prepare(PrepareArguments arguments)
     block_barrier();
     uint8_t *out = arguments.prepared + unit.prepared_at;
     write_fragments_for(unit.codec, rows, powers, reinterpret_cast<FourWords *>(out));
-    write_rows(rows, powers, geometry, nibbles, reinterpret_cast<PreparedRows *>(out + 32 * geometry.dim_k));
+    write_rows(rows, powers, geometry, factor_of(codec), reinterpret_cast<PreparedRows *>(out + 32 * geometry.dim_k));
 }
 
 }  // namespace vkv::gpu::cu

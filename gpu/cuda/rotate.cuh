@@ -34,18 +34,16 @@ VKV_DEVICE void flip_signs(const SharedRows &rows, const uint64_t *bits)
 VKV_DEVICE void hadamard(const SharedRows &rows, int first, int p)
 {
     for (int half = 1; half < p; half *= 2) {
+        const float scale = 2 * half == p ? 1 / sqrtf(static_cast<float>(p)) : 1.0f;
         for (int i = thread(); i < rows.rows * (p / 2); i += block_threads()) {
             const int pair = i % (p / 2);
             float *x = rows.x + i / (p / 2) * rows.dim + first + pair / half * 2 * half + pair % half;
             const float a = x[0], b = x[half];
-            x[0] = a + b;
-            x[half] = a - b;
+            x[0] = (a + b) * scale;
+            x[half] = (a - b) * scale;
         }
         block_barrier();
     }
-    const float scale = 1 / sqrtf(static_cast<float>(p));
-    for (int i = thread(); i < rows.rows * p; i += block_threads()) rows.x[i / p * rows.dim + first + i % p] *= scale;
-    block_barrier();
 }
 
 VKV_DEVICE void rotate_rows(const SharedRows &rows, const RotationSigns &signs)

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "core/kv/rotation.h"
-#include "gpu/cuda/attend.cuh"
+#include "gpu/cuda/attend_kernels.h"
 #include "gpu/cuda/merge.cuh"
 #include "gpu/cuda/plan.h"
 #include "gpu/cuda/prepare.cuh"
@@ -23,48 +23,6 @@ struct PlacedBatch {
     uint8_t *prepared;      // Plan::prepared_size bytes, 16-aligned
     float *partials;        // Plan::partial_size floats
 };
-
-using AttendKernel = void(AttendArguments);
-
-template <kv::Codec codec>
-AttendKernel *attend_kernel_of(uint32_t dim_v)
-{
-    switch (dim_v) {
-        case 64:
-            return attend<codec, 64>;
-        case 96:
-            return attend<codec, 96>;
-        case 128:
-            return attend<codec, 128>;
-        case 256:
-            return attend<codec, 256>;
-    }
-    return nullptr;
-}
-
-// Null where there is none: see dim_has_kernel.
-inline AttendKernel *attend_kernel(kv::Codec codec, uint32_t dim_v)
-{
-    switch (codec) {
-        case kv::Codec::f16:
-            return attend_kernel_of<kv::Codec::f16>(dim_v);
-        case kv::Codec::int8:
-            return attend_kernel_of<kv::Codec::int8>(dim_v);
-        case kv::Codec::uniform4:
-            return attend_kernel_of<kv::Codec::uniform4>(dim_v);
-        case kv::Codec::uniform3:
-            return attend_kernel_of<kv::Codec::uniform3>(dim_v);
-        case kv::Codec::uniform2:
-            return attend_kernel_of<kv::Codec::uniform2>(dim_v);
-        case kv::Codec::rotated4:
-            return attend_kernel_of<kv::Codec::rotated4>(dim_v);
-        case kv::Codec::rotated3:
-            return attend_kernel_of<kv::Codec::rotated3>(dim_v);
-        case kv::Codec::rotated2:
-            return attend_kernel_of<kv::Codec::rotated2>(dim_v);
-    }
-    return nullptr;
-}
 
 inline RotationSigns signs_of_rotation()
 {

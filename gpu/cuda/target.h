@@ -16,6 +16,7 @@
 #define VKV_BOUNDS(threads, blocks) \
     __launch_bounds__(threads, blocks)  // of a block, and blocks that a multiprocessor holds at once
 #define VKV_UNROLL _Pragma("unroll")
+#define VKV_IN_PLACE __grid_constant__  // of a kernel's arguments: const, and an array in them may be indexed without a copy
 
 namespace vkv::gpu::cu {
 
@@ -108,6 +109,7 @@ void launch(Kernel *kernel, int blocks, int threads, size_t shared_bytes, cudaSt
 
 #define VKV_BOUNDS(threads, blocks)
 #define VKV_UNROLL
+#define VKV_IN_PLACE
 
 namespace vkv::gpu::cu {
 

@@ -61,7 +61,8 @@ template <kv::Codec codec, int dim_v>
 class TileWork {
     using C = Codes<codec>;
     using Sums = WarpSums<codec, dim_v>;
-    static constexpr int kTiles = C::kTiles;
+    using Tokens = Chunk<codec, dim_v>;
+    static constexpr int kTiles = Tokens::kTiles, kChunk = Tokens::kTokens;
 
 public:
     VKV_DEVICE TileWork(const uint8_t *prepared, int dim_k, float softcap)
@@ -79,11 +80,11 @@ public:
         int32_t last = tile_.first + tile_.tokens;
         last = min_of(min_of(last, to), sight.last);
         scale_values(sums);
-        for (int chunk = 0; chunk < tile_.tokens; chunk += C::kChunk) {
+        for (int chunk = 0; chunk < tile_.tokens; chunk += kChunk) {
             const int32_t position = tile_.first + chunk;
-            const bool some = position < last && position + C::kChunk > from;
+            const bool some = position < last && position + kChunk > from;
             if (!warp_any(some)) continue;
-            const bool all = position >= from && position >= sight.first && position + C::kChunk <= last;
+            const bool all = position >= from && position >= sight.first && position + kChunk <= last;
             float s[kTiles][2];
             scores(chunk, s);
             if (warp_any(!all)) hide(position, from, last, sight, s);
@@ -98,7 +99,7 @@ private:
     VKV_DEVICE void load_keys(int unit, int chunk, int j, uint32_t *out) const
     {
         const int tokens = tile_.tokens;
-        const int token = chunk + C::token_of_lane(column_ / 2, column_ % 2) + C::token_of_tile(j);
+        const int token = chunk + Tokens::token_of_lane(column_ / 2, column_ % 2) + Tokens::token_of_tile(j);
         if constexpr (C::kBits == 16) {
             out[0] = load32(tile_.k + 4 * ((8 * unit + quad_) * tokens + token));
             out[1] = load32(tile_.k + 4 * ((8 * unit + quad_ + 4) * tokens + token));
@@ -108,13 +109,17 @@ private:
             nibbles_to_halves<codec>(load32(tile_.k + 4 * ((4 * unit + quad_) * tokens + token)), out);
         } else {
             const uint32_t word = load32(tile_.k + 4 * ((2 * unit + quad_ / 2) * tokens + token));
-            if constexpr (C::kHigh) {
-                const uint32_t high = load32(tile_.k_high + 4 * (unit * tokens + token)) >> (4 * (quad_ / 2));
-                nibbles_to_halves<codec>(nibbles_of_triples(word, high, quad_ % 2), out);
-            } else {
-                nibbles_to_halves<codec>(nibbles_of_pairs(word, quad_ % 2), out);
-            }
+            uint32_t high = 0;
+            if constexpr (C::kHigh) high = load32(tile_.k_high + 4 * (unit * tokens + token)) >> (4 * (quad_ / 2));
+            nibbles_to_halves<codec>(nibbles_of_part(word, high, quad_ % 2), out);
         }
+    }
+    static VKV_DEVICE uint32_t nibbles_of_part(uint32_t word, uint32_t high, int part)
+    {
+        if constexpr (C::kHigh)
+            return nibbles_of_triples(word, high, part);
+        else
+            return nibbles_of_pairs(word, part);
     }
 
     // Sums of products of the chunk's keys with the lane's row, scaled: columns 2 * quad + {0, 1} of each n-tile.
@@ -147,21 +152,50 @@ private:
         }
     }
 
-    VKV_DEVICE int token_of(int j, int half) const { return C::token_of_lane(quad_, half) + C::token_of_tile(j); }
+    VKV_DEVICE int token_of(int j, int half) const { return Tokens::token_of_lane(quad_, half) + Tokens::token_of_tile(j); }
+
+    // Scales of a group for the tokens that this lane has weights of. Those of rotated codes lie side by side: a few wide loads.
+    // Behind the tile's end there may be anything.
+    VKV_DEVICE void load_scales(const uint8_t *plane, int chunk, int group, float (&out)[kTiles][2]) const
+    {
+        if constexpr (C::kRotated) {
+            // Four tokens a load: of a row all that the word has, or, where it is halved, every second four.
+            constexpr int kStride = Tokens::kHalved ? 8 : 4, kWords = kChunk / 8;
+            const uint8_t *own = plane + 2 * (chunk + Tokens::token_of_lane(quad_, 0));
+            uint32_t words[kWords];
+            VKV_UNROLL
+            for (int i = 0; i < kWords / 2; ++i) {
+                constexpr int kLoads = kWords / 2 / Tokens::kRows;  // of a row
+                const TwoWords two = load64(own + 2 * (i / kLoads * Tokens::kRowTokens + i % kLoads * kStride));
+                words[2 * i] = two.x, words[2 * i + 1] = two.y;
+            }
+            VKV_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                constexpr int kRowWords = kWords / Tokens::kRows;
+                const int row = Tokens::token_of_tile(j) / Tokens::kRowTokens, at = Tokens::token_of_tile(j) % Tokens::kRowTokens;
+                const uint32_t word = words[row * kRowWords + at / kStride * 2 + at % kStride / 2];
+                out[j][0] = half_to_float(static_cast<uint16_t>(word));
+                out[j][1] = half_to_float(static_cast<uint16_t>(word >> 16));
+            }
+        } else {
+            VKV_UNROLL
+            for (int j = 0; j < kTiles; ++j)
+                for (int half = 0; half < 2; ++half)
+                    out[j][half] = load_half(plane + 2 * (group * tile_.tokens + chunk + token_of(j, half)));
+        }
+    }
 
     VKV_DEVICE void scale_scores(int chunk, int group, const float (&c)[kTiles][4], float (&s)[kTiles][2]) const
     {
+        float scale[kTiles][2] = {}, least[kTiles][2] = {};
+        if constexpr (C::kScaled) load_scales(tile_.k_scale, chunk, group, scale);
+        if constexpr (C::kUniform) load_scales(tile_.k_scale, chunk, C::groups(dim_k_) + group, least);
         VKV_UNROLL
         for (int j = 0; j < kTiles; ++j)
             for (int half = 0; half < 2; ++half) {
                 const float sum = c[j][half] + c[j][half + 2];
-                if constexpr (!C::kScaled) {
-                    s[j][half] = sum;
-                } else {
-                    const uint8_t *at = tile_.k_scale + 2 * (group * tile_.tokens + chunk + token_of(j, half));
-                    s[j][half] += sum * load_half(at);
-                    if constexpr (C::kUniform) s[j][half] += sums_[group] * load_half(at + 2 * C::groups(dim_k_) * tile_.tokens);
-                }
+                s[j][half] = C::kScaled ? fmaf(sum, scale[j][half], s[j][half]) : sum;
+                if constexpr (C::kUniform) s[j][half] = fmaf(sums_[group], least[j][half], s[j][half]);
             }
     }
 
@@ -238,20 +272,19 @@ private:
     {
         constexpr float kRange = 16384;  // what is small beside the largest keeps its digits
         const float by = kRange / sums.unit;
+        float scale[kTiles][2] = {}, least[kTiles][2] = {};
+        if constexpr (C::kScaled) load_scales(tile_.v_scale, chunk, group, scale);
+        if constexpr (C::kUniform) load_scales(tile_.v_scale, chunk, C::groups(dim_v) + group, least);
         VKV_UNROLL
         for (int j = 0; j < kTiles; ++j) {
             float w[2];
             for (int half = 0; half < 2; ++half) {
                 if constexpr (!C::kScaled) {
                     w[half] = p[j][half] * kRange;
-                } else {
-                    // Behind the tile's end there may be anything in place of scales, and the weight is 0.
-                    const uint8_t *scale = tile_.v_scale + 2 * (group * tile_.tokens + chunk + token_of(j, half));
-                    w[half] = p[j][half] * fminf(fabsf(load_half(scale)) * by, 2 * kRange) * (C::sixteenth(j % 4) ? 0.0625f : 1.0f);
-                    if constexpr (C::kUniform) {
-                        const float least = load_half(scale + 2 * C::groups(dim_v) * tile_.tokens);
-                        sums.least[group] += p[j][half] * fmaxf(fminf(least, 65504.0f), -65504.0f);
-                    }
+                } else {  // the weight of what is behind the tile's end is 0, whatever its scale
+                    const float most = C::sixteenth(j % 4) ? 0.125f * kRange : 2 * kRange;
+                    w[half] = p[j][half] * fminf(fabsf(scale[j][half]) * (C::sixteenth(j % 4) ? 0.0625f * by : by), most);
+                    if constexpr (C::kUniform) sums.least[group] += p[j][half] * fmaxf(fminf(least[j][half], 65504.0f), -65504.0f);
                 }
             }
             const uint32_t high = floats_to_half2(w[0], w[1]);
@@ -264,26 +297,23 @@ private:
     // Operand B of two n-tiles (dims `dim` + {0, 1}, dim even) for all of the chunk's tokens.
     VKV_DEVICE void load_values(int chunk, int dim, uint32_t (&b)[2][kTiles]) const
     {
-        if constexpr (C::kNibbles && C::kBits < 4) {
-            const int row = min_of(chunk / 16 + quad_, tile_.v_rows - 1);
+        if constexpr (C::kBits < 4) {
+            const int word = Tokens::kHalved ? quad_ / 2 : quad_;
+            const int row = min_of(chunk / 16 + word, tile_.v_rows - 1);
             const TwoWords words = load64(tile_.v + 4 * (row * dim_v + dim));
             TwoWords high{0, 0};
             if constexpr (C::kHigh) {
-                const int high_row = min_of(chunk / 32 + quad_ / 2, (tile_.tokens + 31) / 32 - 1);
+                const int high_row = min_of(chunk / 32 + word / 2, (tile_.tokens + 31) / 32 - 1);
                 high = load64(tile_.v_high + 4 * (high_row * dim_v + dim));
-                high.x >>= 4 * (quad_ % 2), high.y >>= 4 * (quad_ % 2);
+                high.x >>= 4 * (word % 2), high.y >>= 4 * (word % 2);
             }
-            for (int part = 0; part < 2; ++part) {
-                if constexpr (C::kHigh) {
-                    nibbles_to_halves<codec>(nibbles_of_triples(words.x, high.x, part), &b[0][4 * part]);
-                    nibbles_to_halves<codec>(nibbles_of_triples(words.y, high.y, part), &b[1][4 * part]);
-                } else {
-                    nibbles_to_halves<codec>(nibbles_of_pairs(words.x, part), &b[0][4 * part]);
-                    nibbles_to_halves<codec>(nibbles_of_pairs(words.y, part), &b[1][4 * part]);
-                }
+            for (int i = 0; i < kTiles / 4; ++i) {
+                const int part = Tokens::kHalved ? quad_ % 2 : i;
+                nibbles_to_halves<codec>(nibbles_of_part(words.x, high.x, part), &b[0][4 * i]);
+                nibbles_to_halves<codec>(nibbles_of_part(words.y, high.y, part), &b[1][4 * i]);
             }
         } else {
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < kChunk / Tokens::kRowTokens; ++i) {
                 const int row = min_of(chunk / C::kWord + 4 * i + quad_, tile_.v_rows - 1);
                 const TwoWords words = load64(tile_.v + 4 * (row * dim_v + dim));
                 if constexpr (C::kBits == 16) {

@@ -30,23 +30,34 @@ VKV_DEVICE int block() { return emulated::current->machine->block; }
 VKV_DEVICE int block_threads() { return emulated::current->machine->thread_count; }
 VKV_DEVICE int blocks() { return emulated::current->machine->blocks; }
 
-VKV_DEVICE void block_barrier(VKV_CALLER) { emulated::current->machine->block_barrier({file, line}); }
-VKV_DEVICE void warp_barrier(VKV_CALLER) { emulated::current->machine->meet(emulated::Meeting::warp_barrier, {file, line}); }
+VKV_DEVICE void block_barrier(VKV_CALLER)
+{
+    if (emulated::mutation.hits({file, line})) return;
+    emulated::current->machine->block_barrier({file, line});
+}
+VKV_DEVICE void warp_barrier(VKV_CALLER)
+{
+    if (emulated::mutation.hits({file, line})) return;
+    emulated::current->machine->meet(emulated::Meeting::warp_barrier, {file, line});
+}
 
 VKV_DEVICE void copy_async(void *shared, const void *global, VKV_CALLER)
 {
     emulated::current->machine->copy_async(shared, global, {file, line});
 }
-VKV_DEVICE void copy_commit()
+VKV_DEVICE void copy_commit(VKV_CALLER)
 {
+    if (emulated::mutation.hits({file, line})) return;
     emulated::Thread &thread = *emulated::current;
     thread.groups.push_back(static_cast<uint32_t>(thread.copies.size()));
 }
 template <int pending>
-VKV_DEVICE void copy_wait()
+VKV_DEVICE void copy_wait(VKV_CALLER)
 {
     static_assert(pending >= 0);
-    emulated::current->machine->copy_wait(pending);
+    const bool hit = emulated::mutation.hits({file, line});
+    if (hit && !emulated::mutation.weaker) return;
+    emulated::current->machine->copy_wait(hit ? pending + 1 : pending);
 }
 
 template <typename T>

@@ -40,7 +40,7 @@ public:
 private:
     uint8_t *memory_ = nullptr;
     size_t bytes_ = 0;
-    int count_ = 0;
+    [[maybe_unused]] int count_ = 0;  // used under the address sanitizer only
 };
 
 // The fiber will start with entry(), which must never return. color: fibers of different color do not share cache sets.

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <numeric>
@@ -12,6 +13,14 @@
 
 namespace vkv::gpu::cu::emulated {
 
+constinit Mutation mutation;
+
+bool Mutation::is_in(const char *path) const
+{
+    const char *slash = std::strrchr(path, '/');
+    return std::strcmp(slash ? slash + 1 : path, file) == 0;
+}
+
 namespace {
 
 uint64_t environment(const char *name, uint64_t otherwise)
@@ -20,9 +29,24 @@ uint64_t environment(const char *name, uint64_t otherwise)
     return value && *value ? std::strtoull(value, nullptr, 10) : otherwise;
 }
 
+void read_mutation(const char *name, bool weaker)
+{
+    const char *value = std::getenv(name);
+    if (!value || !*value) return;
+    const char *colon = std::strrchr(value, ':');
+    if (!colon || colon - value >= static_cast<std::ptrdiff_t>(sizeof mutation.file) || std::atoi(colon + 1) <= 0) {
+        throw KernelError(std::string("emulator: ") + name + " is not FILE:LINE");
+    }
+    std::memcpy(mutation.file, value, static_cast<size_t>(colon - value));
+    mutation.line = std::atoi(colon + 1);
+    mutation.weaker = weaker;
+}
+
 std::atomic<uint64_t> &seed_in_use()
 {
     static std::atomic<uint64_t> value = [] {
+        read_mutation("VKV_EMULATOR_WITHOUT", false);
+        read_mutation("VKV_EMULATOR_WEAKER", true);
         const uint64_t given = environment("VKV_EMULATOR_SEED", 1);
         std::fprintf(stderr, "emulator: VKV_EMULATOR_SEED=%llu\n", static_cast<unsigned long long>(given));
         return given;

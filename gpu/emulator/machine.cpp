@@ -18,7 +18,7 @@ constinit thread_local Thread *current = nullptr;
 
 namespace {
 
-constexpr uint8_t kPoison = 0xff;  // a NaN as float and as half
+constexpr uint32_t kPoison[] = {0xffffffff, 0x7fffffff};  // NaN as float and as half; as integers of 64 bits neither first nor last
 constexpr uint8_t kCanary = 0xa5;
 constexpr size_t kSharedAlign = 128;
 
@@ -69,7 +69,7 @@ void Machine::prepare_shared()
     shared = end - up(shared_bytes, kSharedAlign);
     const size_t before = std::min<size_t>(kSharedAlign, static_cast<size_t>(shared - arena_));
     std::memset(shared - before, kCanary, before);
-    std::memset(shared, kPoison, shared_bytes);
+    for (size_t i = 0; i < shared_bytes; ++i) shared[i] = static_cast<uint8_t>(kPoison[i / 4 % 2] >> 8 * (i % 4));
     std::memset(shared + shared_bytes, kCanary, static_cast<size_t>(end - shared) - shared_bytes);
 #if VKV_EMULATOR_ASAN
     __asan_poison_memory_region(arena_, static_cast<size_t>(shared - arena_));

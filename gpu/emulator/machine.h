@@ -67,6 +67,20 @@ extern constinit thread_local Thread *current
 #endif
     ;
 
+// For tests of tests: one call in the kernels' source that is left out (VKV_EMULATOR_WITHOUT=FILE:LINE), or waits for one group
+// fewer (VKV_EMULATOR_WEAKER=FILE:LINE). No line: none.
+struct Mutation {
+    char file[64] = "";
+    int line = 0;
+    bool weaker = false;
+
+    bool hits(const Where &where) const { return line == where.line && line != 0 && is_in(where.file); }
+
+private:
+    bool is_in(const char *path) const;
+};
+extern constinit Mutation mutation;  // set before the first launch
+
 struct Grid {
     void (*body)(const void *call);
     const void *call;

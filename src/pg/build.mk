@@ -81,10 +81,10 @@ $(CORE_DIR)/libvkvcore.a: FORCE
 $(CORE_DIR)/gpu/vectorkv_helper: $(CORE_DIR)/libvkvcore.a FORCE
 	@+$(MAKE) -s --no-print-directory -C $(CORE_DIR) vectorkv_helper > /dev/null
 
-$(UPGRADE_SQL): extension/vector/60_hnsw_tools.sql
+$(UPGRADE_SQL): extension/vector/60_hnsw_tools.sql extension/vector/70_knn_exact.sql
 	@mkdir -p $(@D)
 	{ printf '%s\n' '-- The objects of pgvector stay as they are, and serve.' \
-	  '\echo Use "ALTER EXTENSION vector UPDATE" to load this file. \quit' ''; cat $<; } > $@.tmp && mv $@.tmp $@
+	  '\echo Use "ALTER EXTENSION vector UPDATE" to load this file. \quit' ''; cat $^; } > $@.tmp && mv $@.tmp $@
 
 # The SQL of an extension by topic, in load order.
 build/sql/vector--$(VECTOR_VERSION).sql: $(sort $(wildcard extension/vector/*.sql))

@@ -12,6 +12,7 @@ import signal
 import sys
 
 import kv_data
+import kv_helper
 import kv_measure
 import kv_peers
 import kv_report
@@ -35,10 +36,18 @@ def parse(arguments):
     add = parser.add_argument
     add("data", help="npz file: k_post, v [layer, head, token, 64], q [layer, query head, position, 64]")
     add("--ours", metavar="PREFIX", required=True, help="PostgreSQL installation that holds the extension")
-    add("--do", type=words, default=list(kv_measure.STAGES), help=f"stages, default all: {','.join(kv_measure.STAGES)}")
+    stages = [stage for stage in kv_measure.STAGES if stage not in kv_measure.ASKED_FOR]
+    more = f"default {','.join(stages)}; {','.join(kv_measure.ASKED_FOR)} when named"
+    add("--do", type=words, default=stages, metavar="STAGES", help=f"stages, {more}")
     add("--shapes", type=kv_data.shapes_named, default="all", help=",".join(shape.name for shape in kv_data.SHAPES))
     add("--share-shapes", type=kv_data.shapes_named, default="32768x1_9of3x64,32768x1_32of8x128")
     add("--parallel-shapes", type=kv_data.shapes_named, default="32768x1_32of8x128,131072x1_32of8x128")
+    add(
+        "--helper-shapes",
+        type=kv_data.shapes_named,
+        default="512x1_9of3x64,4096x1_9of3x64,4096x1_32of8x128,512x16_9of3x64",
+        help="batch 1: overhead of a call; else so many sequences, one a session",
+    )
     add("--codecs", type=words, default="f16,int8,int4,int3,int2")
     add("--write-codecs", type=words, default="f16,int8,int4", help="for parallel and one-token stages")
     add("--tokens", type=int, default=1024, help="one-token appends")
@@ -60,7 +69,7 @@ def parse(arguments):
     add("--document", help="file whose section between <!-- bench NAME --> and <!-- /bench --> is replaced")
     add("--section", metavar="NAME", help="the NAME of that section")
     options = parser.parse_args(arguments)
-    options.settings = dict(options.set)
+    options.settings = {**(kv_helper.SETTINGS if "helper" in options.do else {}), **dict(options.set)}
     unknown = [stage for stage in options.do if stage not in kv_measure.STAGES]
     if unknown:
         parser.error(f"no stage {unknown[0]}")

@@ -4,25 +4,13 @@
 import time
 
 import kv_data
+import kv_helper
 import numpy as np
 from data_set import Refused
-from kv_subject import Cache, Times
-from psycopg import Error as DatabaseError
+from kv_subject import Cache, Times, guarded
 
 TOKEN_LAYERS, TOKEN_HEADS, TOKEN_DIM = 30, 3, 64  # the geometry of the model the tensors come from
 PREFILL = 512
-
-
-def guarded(stage):
-    """Makes a refusal, or an error of the server, a row of its own."""
-
-    def run(server, *arguments):
-        try:
-            return stage(server, *arguments)
-        except (Refused, DatabaseError) as reason:
-            return {"refused": str(reason).splitlines()[0]}
-
-    return run
 
 
 def model_tensors(source, tokens):
@@ -298,7 +286,16 @@ def load_average():
         return file.read().split()[:3]
 
 
-STAGES = {"attend": attend, "share": share, "parallel": parallel, "bulk": bulk, "token": token, "storage": storage}
+STAGES = {
+    "attend": attend,
+    "share": share,
+    "parallel": parallel,
+    "bulk": bulk,
+    "token": token,
+    "storage": storage,
+    "helper": kv_helper.helper,
+}
+ASKED_FOR = ("helper",)  # not among those that are measured when none are named: it wants settings of its own
 
 
 def run(server, source, options, note):

@@ -1,6 +1,7 @@
 """The tables of kv_bench.py in Markdown."""
 
 import kv_data
+import kv_helper
 import kv_measure
 import kv_peers
 from report import machine
@@ -154,6 +155,32 @@ def storage_table(rows):
     return lines
 
 
+def helper_table(rows, options):
+    """Overhead where there is one sequence, throughput of sessions where there are more."""
+    lines = ["| | on the CPU | through the helper | overhead, median (best) |", "|---" * 4 + "|"]
+    batches = [
+        "| calls a second (average batch), a launch takes 1 ms at least | "
+        + " | ".join(f"{n} session{'s' if n > 1 else ''}" for n in kv_helper.CLIENTS)
+        + f" | {kv_helper.CLIENTS[-1]} against 1 |",
+        "|---" * (len(kv_helper.CLIENTS) + 2) + "|",
+    ]
+    for shape in options.helper_shapes:
+        for codec in options.write_codecs:
+            f = rows[f"{shape.name} {codec}"]
+            name = f"{shape.title}, `{codec}`"
+            if refused(f):
+                lines.append(f"| {name} | refused | | |")
+            elif shape.batch == 1:
+                walls = [f"{f[key]['median'] * 1e6:,.0f} µs" for key in ("here", "helper")]
+                lines.append(
+                    f"| {name} | {walls[0]} | {walls[1]} | {f['overhead'] * 1e6:,.0f} ({f['overhead_best'] * 1e6:,.0f}) µs |"
+                )
+            else:
+                cells = [f"{f[n]:,.0f} ({f[f'batch {n}']:.1f})" for n in kv_helper.CLIENTS]
+                batches.append(f"| {name} | {' | '.join(cells)} | {times(f[kv_helper.CLIENTS[-1]] / f[1])} |")
+    return [*lines, "", *batches]
+
+
 def refusals(results):
     return [
         f"- {stage} {row}: {f['refused']}" for stage, rows in results.items() for row, f in rows.items() if refused(f)
@@ -179,6 +206,10 @@ def markdown(results, peers, header, options):
         "token": (
             f"`kv.append` of one token, 30 layers × 3 heads × 64, a transaction each, {options.tokens} in a row, sealing included",
             token_table,
+        ),
+        "helper": (
+            "`kv.attend` through the GPU helper's CPU device, every tile cached, one layer: whole calls from a client",
+            lambda rows: helper_table(rows, options),
         ),
         "storage": ("Stored bytes a token against 16-bit keys and values", storage_table),
     }

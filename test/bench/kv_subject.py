@@ -25,6 +25,18 @@ CHUNK = 4096  # tokens an append
 FETCH = 32768  # tokens a fetch
 
 
+def guarded(stage):
+    """Makes a refusal, or an error of the server, a row of its own."""
+
+    def run(server, *arguments):
+        try:
+            return stage(server, *arguments)
+        except (Refused, psycopg.Error) as reason:
+            return {"refused": str(reason).splitlines()[0]}
+
+    return run
+
+
 @dataclass
 class Times:
     """Wall seconds and CPU seconds of the backend, a call each."""

@@ -6,6 +6,7 @@ import types
 import unittest
 
 import kv_data
+import kv_helper
 import kv_peers
 import kv_report
 import numpy as np
@@ -81,6 +82,16 @@ class Tables(unittest.TestCase):
         text = kv_report.markdown(results, {}, {}, options)
         self.assertIn("refused", text)
         self.assertIn("it is wrong", text)
+
+    def test_the_way_through_the_helper_is_a_difference_and_batches_a_ratio(self):
+        one, many = kv_data.shapes_named("512x1_9of3x64,512x16_9of3x64")
+        options = types.SimpleNamespace(write_codecs=["f16"], helper_shapes=[one, many], tokens=4)
+        times = {"here": {"median": 2e-4}, "helper": {"median": 3e-4}, "overhead": 1e-4, "overhead_best": 5e-5}
+        rates = {n: 100.0 * n for n in kv_helper.CLIENTS} | {f"batch {n}": n / 2 for n in kv_helper.CLIENTS}
+        results = {"helper": {f"{one.name} f16": times, f"{many.name} f16": rates}}
+        text = kv_report.markdown(results, {}, {}, options)
+        self.assertIn("| 200 µs | 300 µs | 100 (50) µs |", text)
+        self.assertIn("1,600 (8.0) | 16.00 × |", text)
 
     def test_names_of_shapes(self):
         self.assertEqual(kv_data.shapes_named("10x2_8of4x192"), [kv_data.Shape(10, 2, 8, 4, 192)])

@@ -1,7 +1,5 @@
 // Batches of attention for tests of a device's kernels: random tiles in slots in random order, and the answer in float64.
 #pragma once
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstring>
 #include <deque>
@@ -17,14 +15,14 @@
 namespace vkv::gpu {
 
 // Tiles of consecutive positions and the slots they are in.
-struct Run {
+struct TileRun {
     std::vector<kv::Tile> tiles;
     std::vector<uint32_t> slots;
 };
 
 // Positions [from, to) of a run.
 struct Part {
-    const Run *run;
+    const TileRun *run;
     int32_t from, to;
 };
 
@@ -45,14 +43,14 @@ public:
     }
 
     // a_tile 0: full tiles. sizes: of keys and values.
-    const Run &run(kv::Codec codec, const AsksFor &asks, int32_t first, int tokens, int a_tile = 0, float k_size = 1,
-                   float v_size = 1)
+    const TileRun &run(kv::Codec codec, const AsksFor &asks, int32_t first, int tokens, int a_tile = 0, float k_size = 1,
+                       float v_size = 1)
     {
         const kv::TileShape shape{codec, 0, static_cast<int>(asks.dim_k), static_cast<int>(asks.dim_v), 1};
         const int most = a_tile ? a_tile : kv::tile_capacity(shape);
         kv::KvData data(tokens, shape.dim_k, shape.dim_v, static_cast<uint32_t>(random_()), k_size);
         for (uint16_t &v : data.v) v = float_to_half(v_size * half_to_float(v));
-        Run &run = runs_.emplace_back();
+        TileRun &run = runs_.emplace_back();
         for (int t = 0; t < tokens; t += most) {
             const int n = std::min(most, tokens - t);
             run.tiles.push_back(kv::make_tile(shape, first + t, n, &data.k[static_cast<size_t>(t) * asks.dim_k],
@@ -88,6 +86,14 @@ public:
         batch_.heads.push_back({static_cast<uint32_t>(batch_.geometries.size()), total, first, static_cast<uint32_t>(parts.size()),
                                 head.queries.data(), head.state.data()});
         batch_.geometries.push_back(g);
+    }
+
+    // An element of each row of queries of the newest head stands out, not the same in all rows.
+    void spikes(float factor)
+    {
+        Head &head = heads_.back();
+        const Geometry &g = batch_.geometries.back();
+        for (uint32_t row = 0; row < g.rows; row++) head.queries[row * g.dim_k + row * 37 % g.dim_k] *= factor;
     }
 
     AttendBatch &batch() { return batch_; }
@@ -147,7 +153,7 @@ private:
     std::mt19937 random_;
     std::vector<uint8_t> memory_;
     std::vector<uint32_t> free_;
-    std::deque<Run> runs_;
+    std::deque<TileRun> runs_;
     std::deque<Head> heads_;
     AttendBatch batch_;
 };

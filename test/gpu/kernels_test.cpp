@@ -1,105 +1,95 @@
-// The kernels of attention, run by the emulator (gpu/emulator): every codec, dimension and option against float64 on decoded tiles.
-// Outputs, scratch memory and what lies behind tiles in their slots is poisoned with NaN patterns.
+// The kernels of attention, run by the emulator (gpu/emulator): the cases of attend_suite.h.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
-#include "gpu/cuda/run.h"
-#include "kernel_cases.h"
+#include "attend_suite.h"
+#include "device_emulated.h"
+#include "timed_batches.h"
 
 namespace vkv::gpu::cu {
+
+AttendKernel *attend_kernel_64(kv::Codec codec) { return attend_kernel_of<64>(codec); }
+AttendKernel *attend_kernel_96(kv::Codec codec) { return attend_kernel_of<96>(codec); }
+AttendKernel *attend_kernel_128(kv::Codec codec) { return attend_kernel_of<128>(codec); }
+AttendKernel *attend_kernel_256(kv::Codec codec) { return attend_kernel_of<256>(codec); }
+
 namespace {
 
 constexpr double kBudget = 1e-5;
 
-// Bytes at a multiple of 16, poisoned.
-class Buffer {
-public:
-    explicit Buffer(size_t bytes) : memory_(static_cast<uint8_t *>(std::aligned_alloc(128, (bytes + 127) / 128 * 128 + 128)))
-    {
-        if (!memory_) throw std::bad_alloc();
-        std::memset(memory_.get(), 0xFF, bytes);
-    }
-    uint8_t *data() const { return memory_.get(); }
-
-private:
-    struct Free {
-        void operator()(uint8_t *p) const { std::free(p); }
-    };
-    std::unique_ptr<uint8_t, Free> memory_;
-};
-
-// Runs the batch as a device would that has room for `blocks` blocks at once; returns the largest error.
-double run(Work *work, uint32_t blocks = 8)
+void on_emulator(void (*cases)(const suite::Bench &))
 {
-    const AttendBatch &batch = work->batch();
-    Plan plan;
-    plan.make(batch, blocks);
-    const Buffer slots(work->memory().size()), prepared(plan.prepared_size), partials(plan.partial_size * sizeof(float));
-    std::memcpy(slots.data(), work->memory().data(), work->memory().size());
-    const PlacedBatch at{batch.heads.data(),    batch.geometries.data(),
-                         batch.segments.data(), batch.slots.data(),
-                         plan.prepares.data(),  plan.units.data(),
-                         plan.merges.data(),    slots.data(),
-                         prepared.data(),       reinterpret_cast<float *>(partials.data())};
-    attend_on(Stream{}, plan, at);
-    return work->error();
+    double worst = 0;
+    cases({run, [&](double error, const std::string &what) {
+               EXPECT_LE(error, kBudget) << what;
+               worst = std::max(worst, error);
+           }});
+    testing::Test::RecordProperty("largest_error", std::to_string(worst * 1e9) + "e-9");
 }
 
-std::string text(const AsksFor &asks)
-{
-    std::string out;
-    for (const kv::Codec codec : asks.codecs)
-        out += std::string(kv::codec_name(codec)) + "(" + std::to_string(static_cast<int>(codec)) + ") ";
-    return out + "dims " + std::to_string(asks.dim_k) + "/" + std::to_string(asks.dim_v) + " rows " + std::to_string(asks.rows) +
-           " q_len " + std::to_string(asks.q_len);
-}
+TEST(Kernels, EveryCodecAndDimension) { on_emulator(suite::every_codec_and_dimension); }
+TEST(Kernels, EveryNumberOfRows) { on_emulator(suite::every_number_of_rows); }
+TEST(Kernels, EveryNumberOfTokens) { on_emulator(suite::every_number_of_tokens); }
+TEST(Kernels, CausalOrder) { on_emulator(suite::causal_order); }
+TEST(Kernels, WindowAndSinks) { on_emulator(suite::window_and_sinks); }
+TEST(Kernels, SoftCapAndLargeLogits) { on_emulator(suite::soft_cap_and_large_logits); }
+TEST(Kernels, ValuesOfEverySize) { on_emulator(suite::values_of_every_size); }
+TEST(Kernels, ManySplitsAndOne) { on_emulator(suite::many_splits_and_one); }
+TEST(Kernels, SeveralCodecsInAHead) { on_emulator(suite::several_codecs_in_a_head); }
+TEST(Kernels, MixedBatch) { on_emulator(suite::mixed_batch); }
+TEST(Kernels, EmptyBatch) { on_emulator(suite::empty_batch); }
 
-// A few heads: full tiles, tiles of few tokens, one token.
-double ragged(const AsksFor &asks, int tiles = 5, uint32_t blocks = 8)
+// A tile's last chunk may read scales of tokens that it has not: not beyond the buffer.
+template <kv::Codec codec, int dim_v>
+void expect_reads_in_buffer()
 {
-    Work work(400, 7);
-    const kv::Codec codec = asks.codecs[0];
-    const int full = kv::tile_capacity({codec, 0, static_cast<int>(asks.dim_k), static_cast<int>(asks.dim_v), 1});
-    const Run &whole = work.run(codec, asks, 0, full * tiles + full / 2 + 1);
-    const Run &few = work.run(codec, asks, 0, 31, 3);
-    const Run &one = work.run(codec, asks, 0, 1);
-    const int32_t length = full * tiles + full / 2 + 1;
-    work.head(asks, length, {{&whole, 0, length}});
-    work.head(asks, 31, {{&few, 0, 31}});
-    work.head(asks, 1, {{&one, 0, 1}});
-    work.head(asks, length - 3, {{&whole, 2, length - 5}});
-    return run(&work, blocks);
-}
-
-TEST(Kernels, SmallEveryCodec)
-{
-    for (const kv::Codec codec : kEveryCodec) {
-        AsksFor asks;
-        asks.codecs = {codec};
-        asks.dim_k = asks.dim_v = 64;
-        EXPECT_LE(ragged(asks, 3), kBudget) << text(asks);
+    constexpr int kChunk = Chunk<codec, dim_v>::kTokens;
+    for (const int dim_k : {64, 96, 128, 256}) {
+        const kv::TileShape shape{codec, 0, dim_k, dim_v, 1};
+        for (int tokens = 1; tokens <= kv::tile_capacity(shape); tokens++) {
+            const int rows = kv::scale_rows(codec, dim_v), end = (tokens + kChunk - 1) / kChunk * kChunk;
+            const size_t scales = kv::kTileHeaderBytes + kv::tile_layout(shape, tokens).v_scale;
+            EXPECT_LE(scales + 2 * static_cast<size_t>((rows - 1) * tokens + end), kBufferBytes);
+        }
     }
 }
-
-TEST(Kernels, EveryCodecAndDimension)
+template <int dim_v>
+void expect_reads_of_all_in_buffer()
 {
-    double worst[kv::kCodecs] = {};
-    for (const kv::Codec codec : kEveryCodec)
-        for (const uint32_t dim_k : {64u, 96u, 128u, 256u})
-            for (const uint32_t dim_v : {64u, 96u, 128u, 256u}) {
-                AsksFor asks;
-                asks.codecs = {codec};
-                asks.dim_k = dim_k, asks.dim_v = dim_v;
-                const double error = ragged(asks);
-                EXPECT_LE(error, kBudget) << text(asks);
-                worst[static_cast<int>(codec)] = std::max(worst[static_cast<int>(codec)], error);
-            }
-    for (const kv::Codec codec : kEveryCodec)
-        RecordProperty(std::string("largest error, codec ") + std::to_string(static_cast<int>(codec)),
-                       std::to_string(worst[static_cast<int>(codec)] * 1e9) + "e-9");
+    expect_reads_in_buffer<kv::Codec::int8, dim_v>();
+    expect_reads_in_buffer<kv::Codec::uniform4, dim_v>();
+    expect_reads_in_buffer<kv::Codec::uniform3, dim_v>();
+    expect_reads_in_buffer<kv::Codec::uniform2, dim_v>();
+    expect_reads_in_buffer<kv::Codec::rotated4, dim_v>();
+    expect_reads_in_buffer<kv::Codec::rotated3, dim_v>();
+    expect_reads_in_buffer<kv::Codec::rotated2, dim_v>();
+}
+TEST(Kernels, ReadsStayInTheirBuffer)
+{
+    expect_reads_of_all_in_buffer<64>();
+    expect_reads_of_all_in_buffer<96>();
+    expect_reads_of_all_in_buffer<128>();
+    expect_reads_of_all_in_buffer<256>();
+}
+
+// What cuda_test times gives right answers, each batch from slots of its own.
+TEST(Kernels, TimedBatches)
+{
+    for (const kv::Codec codec : {kv::Codec::f16, kv::Codec::rotated3}) {
+        const TimedBatches batches({codec, 64, 2, 2, 4, 300}, 1 << 20);
+        EXPECT_GT(batches.count(), 1u);
+        std::vector<uint8_t> memory;
+        for (uint32_t i = 0; i < batches.repeats(); i++)
+            memory.insert(memory.end(), batches.pattern().begin(), batches.pattern().end());
+        EXPECT_GE(memory.size(), 1u << 20);
+        for (uint32_t i = 0; i < batches.count(); i++) {
+            std::vector<float> floats = batches.floats();
+            EXPECT_GT(batches.error(floats), kBudget) << "states that nobody wrote";
+            const AttendBatch batch = batches.batch(i, floats.data());
+            run_batch(batch, memory, 8);
+            EXPECT_LE(batches.error(floats), kBudget);
+            EXPECT_EQ(*std::min_element(batch.slots.begin(), batch.slots.end()), i * batch.slots.size());
+        }
+    }
 }
 
 }  // namespace

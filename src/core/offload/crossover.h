@@ -36,9 +36,14 @@ struct HelperSpeed {
     }
 };
 
+inline bool helper_is_faster(const HelperSpeed &helper, uint64_t own_nanoseconds, uint64_t tile_bytes, uint64_t staged_bytes)
+{
+    return helper.known() && helper.nanoseconds(tile_bytes, staged_bytes) < static_cast<double>(own_nanoseconds);
+}
+
 inline bool helper_is_faster(const HelperSpeed &helper, const OwnSpeed &own, uint64_t tile_bytes, uint64_t staged_bytes)
 {
-    return helper.known() && own.known() && helper.nanoseconds(tile_bytes, staged_bytes) < own.nanoseconds(tile_bytes);
+    return own.known() && helper_is_faster(helper, static_cast<uint64_t>(own.nanoseconds(tile_bytes)), tile_bytes, staged_bytes);
 }
 
 }  // namespace vkv::offload

@@ -22,6 +22,7 @@ namespace {
 
 constexpr uint64_t kConnectUs = 1000000;  // a helper that lives welcomes at once
 constexpr uint64_t kPauseUs = 5000000;    // after it kept a session waiting for nothing
+constexpr uint64_t kRetryUs = 1000000;    // after it could not be reached
 constexpr long kStepMs = 1000;            // of waiting
 
 // No answer in time: as if it were lost.
@@ -35,7 +36,9 @@ struct Session {
     offload::Client client;
     uint64_t generation = 0;
     WaitEventSet *events = nullptr;
-    uint64_t asked_us = 0, deadline_us = 0, paused_until_us = 0;
+    uint64_t asked_us = 0, deadline_us = 0;
+    uint64_t paused_until_us = 0, paused_generation = 0;  // another helper gets another chance
+    Cause paused_for = Cause::paused;
     int busy = 0;  // transaction nest level that a request under way belongs to; 0: none
     bool told = false;
 };
@@ -45,6 +48,7 @@ constinit offload::OwnSpeed own_speed;
 constinit SessionFigures figures{};
 constinit offload::Figures last_figures{};
 constinit uint64_t last_waited_us = 0;
+constinit bool last_on_cpu_device = false;
 
 uint64_t now_us()
 {
@@ -138,10 +142,17 @@ std::string reason_of_record()
     throw Error(Errc::wrong_state, "the GPU helper cannot be used: " + why, hint, "vectorkv.gpu is \"require\".");
 }
 
+void pause(uint64_t microseconds, Cause why)
+{
+    session->paused_until_us = now_us() + microseconds;
+    session->paused_generation = pg_atomic_read_u64(&shared()->ready);
+    session->paused_for = why;
+}
+
 bool pause_if_late(const offload::Lost &error)
 {
     const bool late = dynamic_cast<const TimedOut *>(&error) != nullptr;
-    if (late) session->paused_until_us = now_us() + kPauseUs;
+    if (late) pause(kPauseUs, Cause::paused);
     return late;
 }
 
@@ -158,7 +169,7 @@ std::optional<Cause> connect(std::string *detail)
     if (s->client.connected() && s->generation == ready) return {};
     drop_connection();
     const uint64_t time = now_us();
-    if (use() != Use::require && time < s->paused_until_us) return Cause::paused;
+    if (use() != Use::require && time < s->paused_until_us && s->paused_generation == ready) return s->paused_for;
     s->asked_us = time;
     s->deadline_us = time + kConnectUs;
     try {
@@ -166,7 +177,7 @@ std::optional<Cause> connect(std::string *detail)
         if (s->events == nullptr) make_wait_set(s->client.socket());
     } catch (const offload::Lost &error) {
         drop_connection();
-        pause_if_late(error);
+        if (!pause_if_late(error)) pause(kRetryUs, Cause::unreachable);
         *detail = error.what();
         return Cause::unreachable;
     } catch (...) {
@@ -187,11 +198,13 @@ std::optional<Cause> decide(const Estimate &estimate, bool connected)
 {
     if (use() != Use::automatic) return {};
     if (pg_atomic_read_u32(&shared()->cpu_device) != 0) return Cause::cpu_device;
-    if (!own_speed.known()) return Cause::unmeasured;
+    if (estimate.own_ns == 0 && !own_speed.known()) return Cause::unmeasured;
     if (!connected) return {};
-    if (!offload::helper_is_faster(speed_of(session->client.arena()), own_speed, estimate.tile_bytes, estimate.staged_bytes))
-        return Cause::slower;
-    return {};
+    const offload::HelperSpeed speed = speed_of(session->client.arena());
+    const uint64_t bytes = estimate.tile_bytes, staged = estimate.staged_bytes;
+    const bool faster = estimate.own_ns != 0 ? offload::helper_is_faster(speed, estimate.own_ns, bytes, staged)
+                                             : offload::helper_is_faster(speed, own_speed, bytes, staged);
+    return faster ? std::optional<Cause>() : Cause::slower;
 }
 
 // The call goes to the CPU after all.
@@ -286,6 +299,7 @@ void count_answer(const offload::Figures &f, uint64_t waited_us)
     session->busy = 0;
     last_figures = f;
     last_waited_us = waited_us;
+    last_on_cpu_device = pg_atomic_read_u32(&shared()->cpu_device) != 0;
     ++figures.requests;
     figures.batches += f.launches;
     figures.tiles += f.tiles;
@@ -326,6 +340,8 @@ offload::Fault test_fault() { return settings.faults ? static_cast<offload::Faul
 uint64_t generation() { return session != nullptr && session->client.connected() ? session->generation : 0; }
 
 const SessionFigures &session_figures() { return figures; }
+
+const char *answered_by() { return last_on_cpu_device ? "helper cpu" : "helper cuda"; }
 
 const char *session_line()
 {

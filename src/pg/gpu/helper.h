@@ -16,6 +16,7 @@ Use use();
 struct Estimate {
     uint64_t tile_bytes = 0;
     uint64_t staged_bytes = 0;  // that the helper probably lacks
+    uint64_t own_ns = 0;        // that the call takes here, where the caller knows; 0: what the bytes have taken before
 };
 
 // A connected client, or null when the call is for the CPU; *why then says the reason in a few words (static text). Raises under
@@ -48,6 +49,7 @@ struct SessionFigures {
     const char *last_reason;  // of these, static text; null: none yet
 };
 const SessionFigures &session_figures();
+const char *answered_by();  // "helper cuda" or "helper cpu": what answered the session's last request; static text
 // The same of the last request in one line, palloc'ed, or null before the first one:
 // "helper: batch=3 tiles=4682 cached=4650 staged=32 read=38 MB device=0.04 ms wait=0.11 ms"
 const char *session_line();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -37,13 +38,16 @@ public:
             return;
         }
         SpanTiles *tiles = open(index, from);
-        const uint32_t end = tiles->count();
-        for (uint32_t i = 0; i < end; ++i) {
+        const std::unique_ptr<Progress> progress(pg_call([&] { return new Progress(r_.cache, &sequence(span), layer(span)); }));
+        progress->begin(span.span.extent, span.span.begin, span.span.to);
+        for (uint32_t i = 0; i < tiles->count(); ++i) {
             const TileRef ref = tiles->ref(i);
+            progress->step(ref.head, ref.pos, ref.tokens);
             if (ref.pos + ref.tokens <= from) continue;
             pg_call([&] { ReleaseBuffer(tiles->pin(i).buffer); });  // the row is there, and carries the id
             out->push_back({tiles->ref(i).id, ref.pos, static_cast<uint16_t>(ref.tokens), static_cast<uint16_t>(ref.head)});
         }
+        progress->end();
     }
 
     void copy(size_t index, const offload::Entry &wanted, void *slab) override
@@ -243,7 +247,8 @@ private:
             wire.from = span.span.from;
             wire.to = span.span.to;
             spans_.push_back(wire);
-            believed_.push_back(span.shared ? std::min(span.covered, span.span.to) : span.span.from);
+            const int32_t covered = span.covered == kUnknown ? span.span.to : std::min(span.covered, span.span.to);
+            believed_.push_back(span.shared ? covered : span.span.from);
         }
     }
 
@@ -311,7 +316,10 @@ uint64_t bytes_to_read(const AttendRequest &r)
     const int full = tile_capacity(c->shape(c->codec));
     const double token = static_cast<double>(tile_bytes(c->shape(c->codec), full)) * c->kv_heads / full;
     double bytes = 0;
-    for (int b = 0; b < r.batch; ++b) bytes += token * r.sequences[b].sealed;
+    for (int b = 0; b < r.batch; ++b) {
+        const double sealed = r.sequences[b].sealed, seen = static_cast<double>(r.window) + r.q_len + r.sinks;
+        bytes += token * (r.window > 0 ? std::min(sealed, seen) : sealed);
+    }
     return static_cast<uint64_t>(bytes * r.layers);
 }
 
@@ -335,6 +343,19 @@ bool answered(const AttendRequest &r, offload::Client *client, SealedTable *tabl
     return false;
 }
 
+bool finite_queries(const AttendRequest &r)
+{
+    const size_t n = static_cast<size_t>(r.layers) * static_cast<size_t>(r.batch) * r.heads() * static_cast<size_t>(r.q_len) *
+                     static_cast<size_t>(r.cache->dim_k);
+    return std::all_of(r.queries, r.queries + n, [](float q) { return std::isfinite(q); });
+}
+
+bool may_read_some(Oid table)
+{
+    return pg_class_aclcheck(table, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
+           pg_attribute_aclcheck_all(table, GetUserId(), ACL_SELECT, ACLMASK_ANY) == ACLCHECK_OK;
+}
+
 }  // namespace
 
 bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *work)
@@ -342,12 +363,14 @@ bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *
     if (helper::use() == helper::Use::off) return false;
     const char *why = nullptr;
     offload::Client *client = helper::client_for({bytes_to_read(r), 0}, &why);
-    if (!client) return false;
+    if (!client || !finite_queries(r)) return false;  // the CPU's code says which number it is
     SealedTable table;
     bool direct = tail_read_directly(r.cache);
     if (direct) direct = open_direct(r.cache, &table);
     if (!direct || r.cache->before_rope) {
         if (direct) close_direct(&table);
+        // Who may read nothing is told so by the CPU's code, under require too.
+        if (!may_read_some(r.cache->sealed) || !may_read_some(r.cache->tail)) return false;
         helper::refused({offload::FailureCode::not_supported,
                          r.cache->before_rope ? "keys before their rotary embedding are attended to by the CPU"
                                               : "rows that are read through the planner (row security, column privileges, "

@@ -68,12 +68,12 @@ HelperSpan helper_span(SealedTable *table, const Sequence *s, const Cache *c, in
         name->storage = storage;
         name->first = first;
         name->space = space_of(storage, first.id);
-        name->covered = 0;
+        name->covered = kUnknown;
         name->generation = generation;
     }
     if (name->generation != generation) {
         name->generation = generation;
-        name->covered = 0;
+        name->covered = kUnknown;
     }
     return {name->space, name->covered};
 }

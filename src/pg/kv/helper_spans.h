@@ -11,9 +11,13 @@
 
 namespace vkv::kv {
 
+// A session that is new to an extent, or to a helper, leaves it to the helper to say what it lacks: where others have asked before,
+// nothing, and then the index need not be read for a name that is known by its first tile.
+inline constexpr int32_t kUnknown = -1;
+
 struct HelperSpan {
     uint64_t space;
-    int32_t covered;  // positions that the helper has listed, as far as is known
+    int32_t covered;  // positions that the helper has listed, as far as is known; kUnknown: nobody has asked
 };
 
 // Both raise what reading a table raises. The row of the first tile is looked at each time.

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/error.h"
+#include "core/nearest/distance.h"
 #include "core/simd/half.h"
 #include "core/simd/kernels.h"
 #include "core/text/limits.h"
@@ -83,8 +84,6 @@ struct Pair {
     const typename Traits::Struct *a, *b;
 };
 
-inline double clamp_similarity(double x) { return x > 1 ? 1 : (x < -1 ? -1 : x); }  // NaN stays
-
 template <typename Traits>
 double dense_l2_squared(FunctionCallInfo fcinfo)
 {
@@ -110,16 +109,14 @@ template <typename Traits>
 double dense_cosine(FunctionCallInfo fcinfo)
 {
     Pair<Traits> p(fcinfo);
-    simd::CosineParts parts = Traits::cosine(p.a->values(), p.b->values(), p.dim());
-    double norms = std::sqrt(static_cast<double>(parts.norm_a) * static_cast<double>(parts.norm_b));
-    return 1.0 - clamp_similarity(static_cast<double>(parts.dot) / norms);
+    return nearest::cosine_distance(Traits::cosine(p.a->values(), p.b->values(), p.dim()));
 }
 
 // The angle between unit vectors in half turns.
 template <typename Traits>
 double dense_spherical(FunctionCallInfo fcinfo)
 {
-    return std::acos(clamp_similarity(dense_inner_product<Traits>(fcinfo))) / M_PI;
+    return std::acos(nearest::clamp_similarity(dense_inner_product<Traits>(fcinfo))) / M_PI;
 }
 
 template <typename Traits>

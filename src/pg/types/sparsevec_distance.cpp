@@ -85,7 +85,7 @@ SQL_FUNCTION(sparsevec_cosine_distance)
 {
     Pair<SparseTraits> p(fcinfo);
     double norms = std::sqrt(static_cast<double>(squares(p.a)) * static_cast<double>(squares(p.b)));
-    return Float8GetDatum(1.0 - clamp_similarity(static_cast<double>(inner_product_of(p.a, p.b)) / norms));
+    return Float8GetDatum(1.0 - nearest::clamp_similarity(static_cast<double>(inner_product_of(p.a, p.b)) / norms));
 }
 
 SQL_FUNCTION(sparsevec_l1_distance)
