@@ -11,9 +11,12 @@ constexpr int kQueries = 6;
 
 inline uint32_t bits_not_above(Vec value, Vec limit)
 {
-    const IVec above = value > limit;
+    // A lane is -1 or 0. Read through memory: with checks of shifts and bounds, g++ 12 reads a subscript of a vector wrongly.
+    const IVec compared = value > limit;
+    int32_t above[kLanes];
+    __builtin_memcpy(above, &compared, sizeof above);
     uint32_t bits = 0;
-    for (size_t i = 0; i < kLanes; i++) bits |= (above[i] ? 0u : 1u) << i;
+    for (size_t i = 0; i < kLanes; i++) bits |= static_cast<uint32_t>(above[i] + 1) << i;
     return bits;
 }
 
