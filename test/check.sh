@@ -4,7 +4,7 @@
 #   VKV_STRESS_SECONDS (60)   how long the concurrency test runs      VKV_FUZZ_SECONDS (60)   how long fuzzing runs, all targets
 . "$(dirname "$0")/setup/lib.sh"
 
-STEPS=(format house build install unit asan tsan fuzz sql quickstart tap)
+STEPS=(format house build install unit asan tsan fuzz sql quickstart tap gpu)
 steps=("$@")
 [ "${steps[*]:-all}" != all ] || steps=("${STEPS[@]}")
 jobs=$(nproc)
@@ -67,7 +67,7 @@ core_tests() { # folder, options of ctest; a test that hangs fails
     "${runner[@]}" ctest --test-dir "$BUILD/$1" --output-on-failure --no-tests=error --timeout 240 "${@:2}"
 }
 
-step_unit() { core_build unit -DVKV_TESTS=ON && core_tests unit -j "$jobs"; }
+step_unit() { core_build unit -DVKV_TESTS=ON -DVKV_CUDA=OFF && core_tests unit -j "$jobs"; }
 
 step_asan() {
     core_build asan -DVKV_TESTS=ON -DVKV_SANITIZE=address,undefined && core_tests asan -j "$jobs"
@@ -150,6 +150,19 @@ step_tap() {
         prove -j "$jobs" --timer ${VKV_TAP:-"$SOURCE"/test/t/*.pl} || status=$?
     rm -rf "$temporary"
     return $status
+}
+
+# Kernels lose their barriers and waits one at a time, and a test fails each time. With CUDA the helper is built for every
+# architecture, within the limits of registers, and says what it says where there is no GPU. Its own compiler is fetched when there is none.
+step_gpu() {
+    local cuda
+    cmake -S "$ROOT" -B "$BUILD/unit" -G 'Unix Makefiles' -DVKV_TESTS=ON -DVKV_CUDA=OFF
+    cmake --build "$BUILD/unit" --parallel "$jobs" --target kernels_small_test
+    "$ROOT/test/gpu/mutate.py" "$BUILD/unit/gpu/emulator/kernels_small_test"
+    cuda=$("$ROOT/test/setup/cuda.sh") || { echo 'gpu: NOT built with CUDA: there is no nvcc, and none could be fetched'; return; }
+    cmake -S "$ROOT" -B "$BUILD/with-cuda" -G 'Unix Makefiles' -DVKV_TESTS=ON -DVKV_CUDA=ON -DVKV_CUDA_HOME="$cuda"
+    cmake --build "$BUILD/with-cuda" --parallel "$jobs" --target vectorkv_helper cuda_test
+    core_tests with-cuda -R '^(cuda_test|helper_no_device)$'
 }
 
 # Another PostgreSQL: built against its headers and installed into its private folder.  The wheel's pg_regress of 16 drives both; its

@@ -33,6 +33,7 @@ if [ "$scope" = test ]; then
     need libclang-rt-14-dev ls /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-"$(uname -m)".a
     need libgtest-dev test -f /usr/include/gtest/gtest.h
     need perl have prove
+    need python3-pip python3 -m pip --version
     need libipc-run-perl perl -MIPC::Run -e 1
 fi
 postgres_missing=false
