@@ -37,12 +37,16 @@ SELECT operation, calls, backend LIKE 'cpu %' AS cpu, requests, cached, staged, 
 -- Settings.
 SELECT name, setting, unit, context, vartype, enumvals FROM pg_settings WHERE name LIKE 'vectorkv.gpu%' ORDER BY name COLLATE "C";
 SET vectorkv.gpu = maybe;
+\set VERBOSITY sqlstate
 SET vectorkv.gpu_timeout = '-1s';
+\set VERBOSITY default
 SET vectorkv.gpu_timeout = '100ms';
 SHOW vectorkv.gpu_timeout;
 SET vectorkv.gpu_device = 'cpu';
 ALTER SYSTEM SET vectorkv.gpu_device = 'opencl';
+\set VERBOSITY sqlstate
 ALTER SYSTEM SET vectorkv.gpu_memory = '-1';
+\set VERBOSITY default
 
 -- Others than a superuser.
 CREATE ROLE kv_gpu_user;
