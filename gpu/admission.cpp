@@ -8,20 +8,22 @@ namespace vkv::gpu {
 
 using namespace offload;
 
+// One that has no room holds up those that come after it, but not those that came back from waiting: these hold tiles, and it may
+// be their tiles that it has no room for. They are the first of the queue.
 void Scheduler::admit_queued()
 {
+    std::deque<Request *> held_up;
     while (!queued_.empty() && !stopping_) {
         Request *r = queued_.front();
+        if (!held_up.empty() && r->tables.empty()) break;
         queued_.pop_front();
         try {
-            if (admit(r)) continue;
+            if (!admit(r)) held_up.push_back(r);
         } catch (const Failure &failure) {
             fail(r, failure.code(), failure.what());
-            continue;
         }
-        queued_.push_front(r);
-        return;
     }
+    queued_.insert(queued_.begin(), held_up.begin(), held_up.end());
 }
 
 // False: it has to wait until others let go of their tiles.

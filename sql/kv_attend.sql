@@ -56,7 +56,9 @@ SELECT kv.max_error(kv.attend('a_f16', '{2}', 0, q, "window" => 30), kv.attend('
 -- Batches of sequences of different lengths, several layers at once, the logarithm of the sum.
 SELECT kv.append('a_int8', 3, numbers(31, 2, 2, 3, 16), numbers(32, 2, 2, 3, 16));
 SELECT kv.fork('a_int8', 1, 4, 77);
-SELECT bool_and(kv.at(kv.attend('a_int8', '{4,3,1,3}', 1, b), i) = kv.at(kv.attend('a_int8', ARRAY[('{4,3,1,3}'::bigint[])[i + 1]], 1, kv.slice(b, 0, i, 1)), 0)) AS same
+-- The same to the bit, unless a helper answers: it adds up in an order that depends on the batch.
+SELECT bool_and(kv.relative_error(kv.at(kv.attend('a_int8', '{4,3,1,3}', 1, b), i), kv.at(kv.attend('a_int8', ARRAY[('{4,3,1,3}'::bigint[])[i + 1]], 1,
+	kv.slice(b, 0, i, 1)), 0)) <= CASE (SELECT state FROM kv.gpu_status()) WHEN 'absent' THEN 0 ELSE 1e-6 END) AS same
 FROM (SELECT kv.reshape(numbers(8, 1, 4, 4, 16), '{4,4,16}') AS b) x, generate_series(0, 3) i;
 SELECT kv.at(kv.attend_layers('a_int8', '{3,1}', '{1,0,1}', q), 0) = kv.attend('a_int8', '{3,1}', 1, kv.at(q, 0)) AS layer_1,
 	kv.at(kv.attend_layers('a_int8', '{3,1}', '{1,0,1}', q), 1) = kv.attend('a_int8', '{3,1}', 0, kv.at(q, 1)) AS layer_0
@@ -95,16 +97,18 @@ CREATE FUNCTION turned(k kv.tensor, pairing text) RETURNS kv.tensor LANGUAGE sql
 		FROM generate_series(0, (kv.shape(k))[3] - 1) t, generate_series(0, 7) d) s $$;
 CREATE TABLE pre_keys AS SELECT numbers(41, 1, 1, 300, 8) AS k, numbers(42, 1, 1, 300, 8) AS v, kv.reshape(numbers(43, 1, 1, 2, 8), '{1,2,8}') AS q;
 SELECT kv.append('pre', 1, k, v), kv.append('pre2', 1, k, v), kv.append('post', 1, turned(k, 'half'), v), kv.append('post', 2, turned(k, 'interleaved'), v) FROM pre_keys;
+SET client_min_messages = warning; -- a helper leaves them to the CPU, and says so
 SELECT kv.relative_error(kv.attend('pre', '{1}', 0, q), kv.attend('post', '{1}', 0, q)) < 2e-3 AS half,
 	kv.relative_error(kv.attend('pre2', '{1}', 0, q), kv.attend('post', '{2}', 0, q)) < 2e-3 AS interleaved,
 	kv.relative_error(kv.attend('pre', '{1}', 0, q), kv.attend('post', '{2}', 0, q)) > 2e-2 AS pairing_matters FROM pre_keys;
+RESET client_min_messages;
 SELECT kv.recode('pre', 1, 'int8') AS recoded;
 SELECT kv.relative_error(kv.attend('pre', '{1}', 0, q), kv.attend('post', '{1}', 0, q)) < 2e-2 AS coded FROM pre_keys;
 
 -- The statistics of the session.
 SELECT kv.reset_stats();
 SELECT kv.shape(kv.attend('a_int8', '{1,3}', 0, kv.reshape(numbers(8, 1, 4, 2, 16), '{2,4,16}')));
-SELECT operation, calls, sequences, tokens, tiles > 2 AS tiles, bytes > 0 AS bytes, milliseconds > 0 AS time, last_tokens, backend LIKE 'cpu %' AS cpu FROM kv.stats ORDER BY operation;
+SELECT operation, calls, sequences, tokens, tiles > 2 AS tiles, bytes > 0 AS bytes, milliseconds > 0 AS time, last_tokens, backend ~ '^(cpu|helper) ' AS named FROM kv.stats ORDER BY operation;
 
 SELECT count(kv.drop_cache(cache)) FROM kv.caches;
 DROP TABLE kv_new, caches_here, asked, asked5, options, pre_keys;

@@ -152,13 +152,15 @@ step_tap() {
     return $status
 }
 
-# Kernels lose their barriers and waits one at a time, and a test fails each time. With CUDA the helper is built for every
+# Kernels lose their barriers and waits one at a time, and a test fails each time. Answers of the helper are compared with attention in
+# float64 by a reader of tiles that shares no code with ours. With CUDA the helper is built for every
 # architecture, within the limits of registers, and says what it says where there is no GPU. Its own compiler is fetched when there is none.
 step_gpu() {
     local cuda
     cmake -S "$ROOT" -B "$BUILD/unit" -G 'Unix Makefiles' -DVKV_TESTS=ON -DVKV_CUDA=OFF
-    cmake --build "$BUILD/unit" --parallel "$jobs" --target kernels_small_test
+    cmake --build "$BUILD/unit" --parallel "$jobs"
     "$ROOT/test/gpu/mutate.py" "$BUILD/unit/gpu/emulator/kernels_small_test"
+    OUT=$BUILD/gpu "$ROOT/test/gpu/run" --rehearse --programs "$BUILD/unit" --steps self,torch --numpy
     cuda=$("$ROOT/test/setup/cuda.sh") || { echo 'gpu: NOT built with CUDA: there is no nvcc, and none could be fetched'; return; }
     cmake -S "$ROOT" -B "$BUILD/with-cuda" -G 'Unix Makefiles' -DVKV_TESTS=ON -DVKV_CUDA=ON -DVKV_CUDA_HOME="$cuda"
     cmake --build "$BUILD/with-cuda" --parallel "$jobs" --target vectorkv_helper cuda_test
