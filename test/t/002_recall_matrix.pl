@@ -8,8 +8,8 @@ use VectorKV;
 
 my $node = new_node('matrix', settings => ['maintenance_work_mem = 128MB']);
 
-# type, metric, [codec, floor at ef_search 40, floor at 100]... Graphs are random: one of the hundred queries may lose all its ten.
-my @dense = (['none', 0.96, 0.98], ['lvq8', 0.96, 0.98], ['lvq4x8', 0.95, 0.975], ['lvq4', 0.80, 0.80]);
+# type, metric, [codec, floor at ef_search 40, floor at 100]...
+my @dense = (['none', 0.97, 0.99], ['lvq8', 0.97, 0.99], ['lvq4x8', 0.96, 0.985], ['lvq4', 0.80, 0.80]);
 my @exact = (['none', 0.93, 0.97]);
 my @sparse = (['none', 0.90, 0.97]);
 my @sparse_l1 = (['none', 0.84, 0.95]);
@@ -38,7 +38,15 @@ sub recall_at_100
 	return recall($node, 'exact', "items_$type", "queries_$type", $metric, settings => ['hnsw.ef_search = 100']);
 }
 
-# Half a point is five of a thousand rows, and graphs are random: where one pair of builds is further apart, the mean of three decides.
+sub mean
+{
+	my $sum = 0;
+	$sum += $_ foreach @_;
+	return $sum / @_;
+}
+
+# Half a point is five of a thousand rows, and graphs are random, one of the hundred queries may lose all its ten: where one build falls
+# short, the mean of three decides, here and below.
 sub ok_near_none
 {
 	my ($type, $metric, $codec, @loss) = @_;
@@ -49,9 +57,7 @@ sub ok_near_none
 		build($type, $metric, "WITH (codec = '$codec')");
 		push @loss, $none - recall_at_100($type, $metric);
 	}
-	my $sum = 0;
-	$sum += $_ foreach @loss;
-	cmp_ok($sum / @loss, '<=', 0.0050001, "$type $metric $codec is within half a point of none: " . join(', ', map { sprintf '%.3f', $_ } @loss));
+	cmp_ok(mean(@loss), '<=', 0.0050001, "$type $metric $codec is within half a point of none: " . join(', ', map { sprintf '%.3f', $_ } @loss));
 }
 
 foreach my $row (@matrix)
@@ -67,8 +73,15 @@ foreach my $row (@matrix)
 		my $with = @codecs > 1 ? "WITH (codec = '$codec')" : '';
 		build($type, $metric, $with);
 		ok_uses_index($node, 'idx', $items, $queries, $metric);
-		my $at40 = recall($node, 'exact', $items, $queries, $metric);
-		my $at100 = recall_at_100($type, $metric);
+		my @at40 = recall($node, 'exact', $items, $queries, $metric);
+		my @at100 = recall_at_100($type, $metric);
+		while (@at40 < 3 && ($at40[0] < $floor40 || $at100[0] < $floor100))
+		{
+			build($type, $metric, $with);
+			push @at40, recall($node, 'exact', $items, $queries, $metric);
+			push @at100, recall_at_100($type, $metric);
+		}
+		my ($at40, $at100) = (mean(@at40), mean(@at100));
 		ok_recall($at40, $floor40, "$name, ef_search 40");
 		ok_recall($at100, $floor100, "$name, ef_search 100");
 		$reference //= $at100;

@@ -30,6 +30,23 @@ void refused(const offload::Refused &error);
 // Something else left Client's functions (cancel, an error of ours): the connection must go.
 void abandon() noexcept;
 
+// Calls ask(), which uses the client, and gives what it returns; false where the CPU has to answer: the three above, as it ends.
+template <typename Ask>
+bool answered(Ask &&ask)
+{
+    try {
+        return ask();
+    } catch (const offload::Lost &error) {
+        lost(error);
+    } catch (const offload::Refused &error) {
+        refused(error);
+    } catch (...) {
+        abandon();
+        throw;
+    }
+    return false;
+}
+
 // An answered request, and the backend's own waiting.
 void count_answer(const offload::Figures &figures, uint64_t waited_us);
 // The CPU answered `tile_bytes` in `microseconds`: what `auto` compares with.

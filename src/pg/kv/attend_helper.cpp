@@ -323,26 +323,6 @@ uint64_t bytes_to_read(const AttendRequest &r)
     return static_cast<uint64_t>(bytes * r.layers);
 }
 
-bool answered(const AttendRequest &r, offload::Client *client, SealedTable *table, const AttendResult &result, Work *work)
-{
-    try {
-        HelperAttend attend(r, client, table);
-        if (!attend.worth_it()) return false;
-        attend.run();
-        attend.finish(result);
-        attend.count(work);
-        return true;
-    } catch (const offload::Lost &error) {
-        helper::lost(error);
-    } catch (const offload::Refused &error) {
-        helper::refused(error);
-    } catch (...) {
-        helper::abandon();
-        throw;
-    }
-    return false;
-}
-
 bool finite_queries(const AttendRequest &r)
 {
     const size_t n = static_cast<size_t>(r.layers) * static_cast<size_t>(r.batch) * r.heads() * static_cast<size_t>(r.q_len) *
@@ -377,7 +357,14 @@ bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *
                                                 "serializable transactions) are attended to by the CPU"});
         return false;
     }
-    const bool done = answered(r, client, &table, result, work);
+    const bool done = helper::answered([&] {
+        HelperAttend attend(r, client, &table);
+        if (!attend.worth_it()) return false;
+        attend.run();
+        attend.finish(result);
+        attend.count(work);
+        return true;
+    });
     close_direct(&table);
     return done;
 }

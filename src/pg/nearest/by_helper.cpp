@@ -64,27 +64,14 @@ bool ByHelper::add(const uint8_t *rows, const RowId *ids, size_t n)
     if (over_) return false;
     if (!offers_) offers_.emplace(search_);
     offers_->begin(rows, ids, n);
-    over_ = !answered(client);
-    return !over_;
-}
-
-bool ByHelper::answered(offload::Client *client)
-{
-    try {
+    over_ = !helper::answered([&] {
         if (offers_->rows() > 0)
             ask(client);
         else
             offers_->take(nullptr);
         return true;
-    } catch (const offload::Lost &error) {
-        helper::lost(error);
-    } catch (const offload::Refused &error) {
-        helper::refused(error);
-    } catch (...) {
-        helper::abandon();
-        throw;
-    }
-    return false;
+    });
+    return !over_;
 }
 
 void ByHelper::ask(offload::Client *client)

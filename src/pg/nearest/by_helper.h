@@ -24,7 +24,6 @@ public:
 private:
     bool worth_asking() const;
     void ask(offload::Client *client);
-    bool answered(offload::Client *client);
 
     Search *search_;
     std::optional<Offers> offers_;  // once the helper is asked
