@@ -96,7 +96,7 @@ TEST_P(EachLevel, EveryCodecAndShape)
 TEST_P(EachLevel, ManyRows)
 {
     for (const Codec codec : kAll)
-        for (const int rows : {2, 5, 8, 33, 70, 200}) {
+        for (const int rows : {2, 5, 8, 16, 17, 33, 70, 200}) {
             const Case c{{codec, 0, 64, 64, 1}, rows, 300};
             EXPECT_LE(error_of(c), kBudget) << text(c);
         }

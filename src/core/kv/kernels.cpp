@@ -87,6 +87,7 @@ extern constinit const AttendKernels kPlainAttend = {
     .rope_block = rope_block,
     .softmax = softmax,
     .digits = nullptr,
+    .most_rows_of_codes = 0,
 
     .softcap = softcap,
     .hadamard = hadamard,

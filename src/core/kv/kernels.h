@@ -1,10 +1,11 @@
 // The inner loops of attention over tiles: one table per instruction set, chosen once for each tile added (attend.cpp).
 //
 // Two ways through a tile. Direct kernels (scores, values) read the words where they lie, for up to kRowsAtOnce rows of queries:
-// halves are converted in registers, codes multiplied as bytes against digits of the queries and of the weights (AVX-512 VNNI).
-// Blocks are the general way: 16 tokens are decoded into a scratch of floats that stays in the first-level cache and serves all
-// rows: keys that await their rotary embedding, values that are keys, and codes where byte products do not win (a product of 24-bit
-// queries is three byte products: without VNNI that is more work than converting a code once and multiplying floats).
+// halves are converted in registers, codes too (AVX2) or multiplied as bytes against digits of the queries and of the weights
+// (AVX-512 VNNI: a product of 24-bit queries is three byte products; without VNNI that is more work than converting a code and
+// multiplying floats). Blocks are the general way: 16 tokens are decoded into a scratch of floats that stays in the first-level
+// cache and serves all rows: keys that await their rotary embedding, values that are keys, and codes that so many rows share that
+// each is better converted once.
 //
 // Included by the files of the instruction sets: nothing but types here.
 #pragma once
@@ -133,6 +134,7 @@ struct AttendKernels {
     void (*rope_block)(const RopeBlock &);
     bool (*softmax)(const SoftmaxJob &);  // whether a factor is not 1
     void (*digits)(const DigitJob &);     // null: no kernel wants them
+    int most_rows_of_codes;               // that direct kernels of codes take; more go through blocks
 
     void (*softcap)(float *x, size_t n, float cap);   // n a multiple of 16
     void (*hadamard)(float *x, int p);                // orthonormal, in place; p a power of two, at least kBlock

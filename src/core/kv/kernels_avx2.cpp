@@ -57,16 +57,39 @@ inline Vec lookup(const float *table, IVec index)
 }
 inline Vec first_lanes(Vec x, int n, float other) { return _mm256_blendv_ps(splat(other), x, _mm256_castsi256_ps(lanes_below(n))); }
 
+// Bytes of codes, sixteen levels of a table looked up by them, and byte kByte of each word at its top, the others zero.
+inline IVec byte_table(const int8_t *bytes) { return (IVec)_mm256_broadcastsi128_si256(load_as<__m128i>(bytes)); }
+inline IVec look_up_bytes(IVec table, IVec codes) { return (IVec)_mm256_shuffle_epi8((__m256i)table, (__m256i)codes); }
+template <int kByte>
+inline IVec byte_to_top(IVec x)
+{
+    if constexpr (kByte == 0) return x << 24;
+    if constexpr (kByte == 3) return x & splat(static_cast<int32_t>(0xFF000000));
+    constexpr char kNone = -128;
+    const __m128i order = _mm_setr_epi8(kNone, kNone, kNone, kByte, kNone, kNone, kNone, kByte + 4, kNone, kNone, kNone, kByte + 8,
+                                        kNone, kNone, kNone, kByte + 12);
+    return (IVec)_mm256_shuffle_epi8((__m256i)x, _mm256_broadcastsi128_si256(order));
+}
+inline Vec splat_from(const float *p) { return _mm256_broadcast_ss(p); }
+
 #include "core/kv/kernels_body.inl"
 #include "core/kv/kernels_decoded.inl"
+
+#include "core/kv/kernels_codes.inl"
 
 inline Vec weight(Vec x) { return exp_negative(x); }
 
 }  // namespace
 
 extern constinit const AttendKernels kAvx2Attend = {
-    .scores = {VKV_BY_ROWS(f16_scores)},
-    .values = {VKV_BY_ROWS(f16_values)},
+    .scores = {VKV_BY_ROWS(f16_scores), VKV_BY_ROWS(Direct<Codec::int8>::scores), VKV_BY_ROWS(Direct<Codec::uniform4>::scores),
+               VKV_BY_ROWS(Direct<Codec::uniform3>::scores), VKV_BY_ROWS(Direct<Codec::uniform2>::scores),
+               VKV_BY_ROWS(Direct<Codec::rotated4>::scores), VKV_BY_ROWS(Direct<Codec::rotated3>::scores),
+               VKV_BY_ROWS(Direct<Codec::rotated2>::scores)},
+    .values = {VKV_BY_ROWS(f16_values), VKV_BY_ROWS(Direct<Codec::int8>::values), VKV_BY_ROWS(Direct<Codec::uniform4>::values),
+               VKV_BY_ROWS(Direct<Codec::uniform3>::values), VKV_BY_ROWS(Direct<Codec::uniform2>::values),
+               VKV_BY_ROWS(Direct<Codec::rotated4>::values), VKV_BY_ROWS(Direct<Codec::rotated3>::values),
+               VKV_BY_ROWS(Direct<Codec::rotated2>::values)},
     .decode_keys = VKV_ALL_CODECS(decode_keys),
     .decode_values = VKV_ALL_CODECS(decode_values),
     .block_scores = block_scores,
@@ -74,6 +97,7 @@ extern constinit const AttendKernels kAvx2Attend = {
     .rope_block = rope_block,
     .softmax = softmax,
     .digits = nullptr,
+    .most_rows_of_codes = 16,
 
     .softcap = softcap,
     .hadamard = hadamard,

@@ -205,6 +205,7 @@ extern constinit const AttendKernels kAvx512Attend = {
     .rope_block = rope_block,
     .softmax = softmax_wide,
     .digits = make_digits,
+    .most_rows_of_codes = INT32_MAX,
 
     .softcap = softcap,
     .hadamard = hadamard,

@@ -73,7 +73,8 @@ public:
           direct_keys_(scores_kernel() && !tile.before_rope() && !tile.values_in_keys() &&
                        (tile.codec != Codec::f16 || bytes_behind_keys() >= 64)),
           direct_values_(values_kernel() && !tile.values_in_keys() && (tile.codec == Codec::f16 || tile.tokens <= kMostTokens)),
-          queries_(forms.in_basis(rotated_ && !tile.before_rope(), direct_keys_ && tile.codec != Codec::f16, kernels_)),
+          queries_(forms.in_basis(rotated_ && !tile.before_rope(), direct_keys_ && tile.codec != Codec::f16 && kernels_.digits,
+                                  kernels_)),
           stride_(padded(static_cast<size_t>(tile.tokens), kScorePad) + kScorePad)
     {
         if (!selection.next) return;
@@ -139,8 +140,9 @@ public:
 private:
     using ScoresKernel = void (*)(const ScoreJob &);
     using ValuesKernel = void (*)(const ValueJob &);
-    ScoresKernel scores_kernel() const { return kernels_.scores[static_cast<int>(tile_.codec)]; }
-    ValuesKernel values_kernel() const { return kernels_.values[static_cast<int>(tile_.codec)]; }
+    bool few_rows() const { return tile_.codec == Codec::f16 || forms_.rows <= kernels_.most_rows_of_codes; }
+    ScoresKernel scores_kernel() const { return few_rows() ? kernels_.scores[static_cast<int>(tile_.codec)] : nullptr; }
+    ValuesKernel values_kernel() const { return few_rows() ? kernels_.values[static_cast<int>(tile_.codec)] : nullptr; }
 
     // Direct kernels read whole vectors of tokens: that must stay within the tile.
     size_t bytes_behind_keys() const { return static_cast<size_t>((tile_.tokens + 1) / 2 * tile_.dim_v) * 4; }
