@@ -43,8 +43,10 @@ COMMENT ON FUNCTION kv.finish(kv.state) IS
 
 -- q: [q_heads, dim] or [q_heads, positions, dim]; the state has a row for each query head and position, and those that the tile's KV
 -- head does not serve are empty. scale null: 1 / sqrt(dim). softcap null or 0: none, else softcap * tanh(logit / softcap).
-CREATE FUNCTION kv.partial(q kv.tensor, tile kv.tile, scale double precision DEFAULT NULL, softcap double precision DEFAULT NULL)
-    RETURNS kv.state
+-- rope: what turns keys that are stored before the rotary embedding, by their positions; null for tiles whose keys are turned already.
+-- q is turned already in either case.
+CREATE FUNCTION kv.partial(q kv.tensor, tile kv.tile, scale double precision DEFAULT NULL, softcap double precision DEFAULT NULL,
+        rope kv.rope DEFAULT NULL) RETURNS kv.state
     AS 'MODULE_PATHNAME', 'kv_partial' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 300;
-COMMENT ON FUNCTION kv.partial(kv.tensor, kv.tile, double precision, double precision) IS 'attention of q over the tokens of a tile';
+COMMENT ON FUNCTION kv.partial(kv.tensor, kv.tile, double precision, double precision, kv.rope) IS 'attention of q over the tokens of a tile';
 

@@ -53,4 +53,17 @@ is($node->safe_psql('postgres', "SELECT seq, max(kv.relative_error(a.output, kv.
 is($node->safe_psql('postgres', "SELECT h.seq FROM talk h JOIN (SELECT seq, sum(kv.tokens(tile)) AS tokens FROM talk_tile GROUP BY seq) t USING (seq) WHERE tokens <> 6 * length"), '',
 	'and the view has every token of every layer and head once');
 
+# Keys that are stored before the rotary embedding: workers turn them, with a rope that they ask for themselves.
+create_cache($node, 'turned', "codec => 'int4', keys => 'before_rope', rope_theta => 10000");
+$node->safe_psql('postgres', "SELECT kv.append('turned', 1, k(0, 1000), v(0, 1000)) FROM generate_series(1, 2); SELECT kv.seal('turned', 1); ALTER TABLE turned_sealed SET (parallel_workers = 2); "
+	  . "ANALYZE turned_sealed; SELECT kv.append('turned', 2, k(0, 300), v(0, 300))");
+my $eager = 'SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off; SET enable_indexscan = off; SET enable_bitmapscan = off;';
+my $turned = "SELECT kv.attention((SELECT q FROM request), tile, NULL, NULL, kv.rope('turned')) AS output FROM turned_sealed WHERE layer = 1 "
+  . 'AND extent = (SELECT extents[1] FROM turned WHERE seq = 1)';
+like($node->safe_psql('postgres', "$eager EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) $turned"), qr/Workers Launched: [12].*Partial Aggregate/s, 'keys before the embedding: workers start');
+is($node->safe_psql('postgres', "$eager SELECT kv.relative_error(($turned), kv.reshape(kv.attend('turned', '{1}', 1, (SELECT q_batch(1, 1))), '{9,64}')) < 1e-5"), 't',
+	'keys before the embedding: they answer as kv.attend does');
+is($node->safe_psql('postgres', "SELECT kv.relative_error((SELECT kv.attention((SELECT q FROM request), tile, NULL, NULL, (SELECT kv.rope('turned'))) FROM turned_tile WHERE seq = 2 AND layer = 1), "
+		  . "kv.reshape(kv.attend('turned', '{2}', 1, (SELECT q_batch(1, 1))), '{9,64}')) < 1e-5"), 't', 'keys before the embedding: and so over the view, with its tail');
+
 done_testing();

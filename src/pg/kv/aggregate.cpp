@@ -145,7 +145,7 @@ Datum first_state(FunctionCallInfo fcinfo, const QueryArguments &arguments, cons
 
 }  // namespace
 
-// attention_step(state, q, tile, scale, softcap): rows without q or tile do not count.
+// attention_step(state, q, tile, scale, softcap, rope): rows without q or tile do not count.
 SQL_FUNCTION(kv_attention_step)
 {
     const bool first = PG_ARGISNULL(0);

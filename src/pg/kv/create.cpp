@@ -5,6 +5,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/rope.h"
 
 namespace vkv::kv {
 
@@ -92,14 +93,7 @@ void check_rope(FunctionCallInfo fcinfo, const Request &r)
     }
     int dims = r.head_dim;
     if (listed) {
-        ArrayType *array = PG_GETARG_ARRAYTYPE_P(kArgRopeFrequencies);
-        if (ARR_NDIM(array) != 1 || ARR_HASNULL(array))
-            throw Error(Errc::invalid_parameter, "rope_frequencies must be one-dimensional and not null");
-        dims = 2 * ARR_DIMS(array)[0];
-        const auto *values = reinterpret_cast<const double *>(ARR_DATA_PTR(array));
-        for (int i = 0; i < dims / 2; ++i)
-            if (!std::isfinite(values[i]))
-                throw Error(Errc::invalid_parameter, message("rope_frequencies[%d] is %g", i + 1, values[i]));
+        dims = 2 * frequency_list(PG_GETARG_ARRAYTYPE_P(kArgRopeFrequencies), "rope_frequencies").n;
     } else if (!PG_ARGISNULL(kArgRopeDims)) {
         dims = PG_GETARG_INT32(kArgRopeDims);
     }

@@ -118,7 +118,7 @@ SQL_FUNCTION(kv_state_finish)
 // What kv.attention gives: kv.finish's output.
 SQL_FUNCTION(kv_state_output) { return PointerGetDatum(output_of(state_argument(fcinfo, 0))); }
 
-// kv.partial(q, tile, scale, softcap)
+// kv.partial(q, tile, scale, softcap, rope)
 SQL_FUNCTION(kv_partial)
 {
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) PG_RETURN_NULL();

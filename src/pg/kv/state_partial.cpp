@@ -3,23 +3,31 @@
 #include "pg/kv/state_partial.h"
 
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 #include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/rope.h"
 
 namespace vkv::kv {
 namespace {
 
 // What a head takes: its objects and scores of a tile; an element of q as it came, as a float, in digits and rotated; one of the
-// sums, with a share of them in the rotated basis.
+// sums, with a share of them in the rotated basis; a dimension of keys that are turned: their block, and the angles.
 constexpr size_t kHeadBytes = 3072;
-constexpr int kQueryBytes = 16, kSumBytes = 8;
+constexpr int kQueryBytes = 16, kSumBytes = 8, kTurnedBytes = 176;
 
 bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
 {
     return kept.size() == n && memcmp(kept.data(), bytes, n) == 0;
+}
+
+[[noreturn]] void refuse_change()
+{
+    throw Error(Errc::data_exception, "q, scale, softcap and rope must be the same for all tiles of a group",
+                "Group by what they depend on.");
 }
 
 void keep_bytes(std::vector<uint8_t> *kept, const void *bytes, size_t n)
@@ -71,15 +79,46 @@ Factors factors_of(const Scaling &scaling, int dim_k)
     return factors;
 }
 
-void check_readable(const TileView &tile)
+// A tile says whether its keys are turned already. A rope beside one that is turned is refused, although there is nothing left to
+// do for it: who gives it believes something else of the keys, and the answer could be wrong without a word.
+void check_turned(const TileView &tile, bool turned)
 {
-    if (tile.before_rope()) {
-        throw Error(Errc::not_supported, "the keys of this tile are stored before the rotary position embedding",
-                    "kv.attend knows the cache's frequencies and rotates such keys as it reads them.");
+    if (tile.before_rope() == turned) return;
+    if (turned) {
+        throw Error(Errc::invalid_parameter,
+                    "rope is given, but the keys of this tile are stored after the rotary position embedding",
+                    "Such keys are not rotated again: leave rope out, or let it be null.");
     }
+    throw Error(Errc::invalid_parameter, "the keys of this tile are stored before the rotary position embedding",
+                "Give the argument rope: kv.rope(cache) is that of a cache, kv.rope(dims, theta, pairing) makes others.");
 }
 
 }  // namespace
+
+// What turns the tile's keys; null: they are turned already.
+const Rope *PartialAttention::rope_for(const varlena *given, const TileView &tile)
+{
+    const bool turned = given != nullptr;
+    check_turned(tile, turned);
+    bool same = turned == turned_;
+    const size_t bytes = turned ? VARSIZE_ANY(given) : 0;
+    if (turned && !same_bytes(rope_value_, given, bytes)) {
+        Rope rope = rope_of(pg_call([&] { return rope_row(given); }));
+        const bool equal = rope_ && rope_->pairing() == rope.pairing() && rope_->frequencies() == rope.frequencies();
+        same = same && equal;
+        if (same || !seen_) {
+            keep_bytes(&rope_value_, given, bytes);
+            rope_ = std::move(rope);
+        }
+    }
+    if (!same && seen_) refuse_change();
+    turned_ = turned;
+    if (!turned) return nullptr;
+    if (rope_->dims() > tile.dim_k) {
+        throw Error(Errc::invalid_parameter, message("rope turns %d dimensions, keys have %d", rope_->dims(), tile.dim_k));
+    }
+    return &*rope_;
+}
 
 // The first tile says what the others must be.
 void PartialAttention::check_geometry(const TensorView &q, const TileView &tile)
@@ -111,6 +150,7 @@ PartialAttention::Head &PartialAttention::head(const TileView &tile)
         head = std::make_unique<Head>();
         head->sums.reset(head_rows_, dim_v_);
         bytes_ += kHeadBytes + static_cast<size_t>(head_rows_) * static_cast<size_t>(kQueryBytes * dim_k_ + kSumBytes * dim_v_);
+        if (tile.before_rope()) bytes_ += static_cast<size_t>(kTurnedBytes * dim_k_);
     }
     return *head;
 }
@@ -122,10 +162,7 @@ void PartialAttention::take_queries(Head *head, const TileView &tile, const Tens
     const size_t bytes = n * dtype_bytes(q.dtype);
     const auto *values = static_cast<const uint8_t *>(q.data) + static_cast<size_t>(tile.head) * bytes;
     if (head->scaling == scaling && same_bytes(head->values, values, bytes)) return;
-    if (head->seen) {
-        throw Error(Errc::data_exception, "q, scale and softcap must be the same for all tiles of a group",
-                    "Group by what q depends on.");
-    }
+    if (head->seen) refuse_change();
     const Factors factors = factors_of(scaling, dim_k_);
     scratch_.resize(n);
     to_f32(q.dtype, values, scratch_.data(), n);
@@ -136,7 +173,7 @@ void PartialAttention::take_queries(Head *head, const TileView &tile, const Tens
 
 void PartialAttention::add(const QueryArguments &arguments, const TileView &tile)
 {
-    check_readable(tile);
+    const Rope *rope = rope_for(arguments.rope, tile);
     const Scaling &scaling = arguments.scaling;
     const varlena *raw = arguments.q;
     const bool inlined = VARATT_IS_4B_U(raw);
@@ -154,6 +191,7 @@ void PartialAttention::add(const QueryArguments &arguments, const TileView &tile
         if (!inlined) keep_bytes(&mine->pointer, raw, raw_bytes);
     }
     Selection selection;
+    selection.rope = rope;
     selection.next = likely_next(tile);
     mine->sums.add(mine->queries, tile, selection);
     mine->seen = seen_ = true;
@@ -196,6 +234,7 @@ QueryArguments query_arguments(FunctionCallInfo fcinfo, int i, int j)
         arguments.scaling.scale = PG_GETARG_FLOAT8(j);
     }
     if (PG_NARGS() > j + 1 && !PG_ARGISNULL(j + 1)) arguments.scaling.softcap = PG_GETARG_FLOAT8(j + 1);
+    if (PG_NARGS() > j + 2 && !PG_ARGISNULL(j + 2)) arguments.rope = rope_argument(fcinfo, j + 2);
     return arguments;
 }
 

@@ -3,11 +3,13 @@
 //
 // q is [q_heads, dim_k] or [q_heads, positions, dim_k]; a tile of KV head h of n serves the query heads h * q_heads / n and the
 // q_heads / n - 1 behind it, whose rows are consecutive. Each KV head has its queries in the kernels' form, made when its first
-// tile comes and again when q changes, and its sums. q may be toasted: a pointer that was seen before is not followed again.
+// tile comes and again when q changes, and its sums. q and rope may be toasted: a pointer that was seen before is not followed
+// again.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/kv/attend.h"
@@ -27,12 +29,13 @@ struct Scaling {
 struct QueryArguments {
     const varlena *q = nullptr;
     Scaling scaling;
+    const varlena *rope = nullptr;  // of rope_argument; null: none
 };
 
 class PartialAttention {
 public:
-    // Throws Error when q does not fit the tile or the tiles before, or, after the first tile of a KV head, differs from what it
-    // was.
+    // Throws Error when q or rope does not fit the tile or the tiles before, or, after the first tile, differs from what it was (q:
+    // after the first of a KV head).
     void add(const QueryArguments &arguments, const TileView &tile);
     // Nothing seen; another q or geometry may follow.
     void clear();
@@ -51,6 +54,7 @@ private:
         std::vector<uint8_t> values;   // of q: the rows of this head
         std::vector<uint8_t> pointer;  // q as it was given, if it was toasted
     };
+    const Rope *rope_for(const varlena *given, const TileView &tile);
     void check_geometry(const TensorView &q, const TileView &tile);
     Head &head(const TileView &tile);
     void take_queries(Head *head, const TileView &tile, const TensorView &q, const Scaling &scaling);
@@ -59,10 +63,13 @@ private:
     size_t bytes_ = 0;
     bool seen_ = false;
     std::vector<std::unique_ptr<Head>> heads_;
+    bool turned_ = false;  // by rope_; else there is none
+    std::optional<Rope> rope_;
+    std::vector<uint8_t> rope_value_;  // as it was given
     std::vector<float> scratch_;
 };
 
-// q at argument i; scale and softcap at argument j and j + 1, where the function has them and they are not null.
+// q at argument i; scale, softcap and rope from argument j on, where the function has them and they are not null. Raises.
 QueryArguments query_arguments(FunctionCallInfo fcinfo, int i, int j);
 
 // Lives as long as the function is called from the same place of a plan; what it holds is of the call before.
