@@ -41,7 +41,7 @@ def parse(arguments):
     add("--do", type=words, default=stages, metavar="STAGES", help=f"stages, {more}")
     add("--shapes", type=kv_data.shapes_named, default="all", help=",".join(shape.name for shape in kv_data.SHAPES))
     add("--share-shapes", type=kv_data.shapes_named, default="32768x1_9of3x64,32768x1_32of8x128")
-    add("--parallel-shapes", type=kv_data.shapes_named, default="32768x1_32of8x128,131072x1_32of8x128")
+    add("--parallel-shapes", type=kv_data.shapes_named, default="32768x1_32of8x128,131072x1_32of8x128,524288x1_32of8x128")
     add(
         "--helper-shapes",
         type=kv_data.shapes_named,
@@ -50,7 +50,7 @@ def parse(arguments):
     )
     add("--codecs", type=words, default="f16,int8,int4,int3,int2")
     add("--write-codecs", type=words, default="f16,int8,int4", help="for parallel and one-token stages")
-    add("--tokens", type=int, default=1024, help="one-token appends")
+    add("--tokens", type=int, default=3584, help="one-token appends")
     add("--seconds", type=float, default=2.0, help="how long each is timed")
     add(
         "--peers",

@@ -237,6 +237,7 @@ def token_one(server, source, codec, tail, commit, tokens):
             **times.figures(),
             "wal": float(wal.mean()),
             "wal_share": float(wal.mean()) / given,
+            "wal_share_later": float(wal[len(wal) // 2 :].mean()) / given,
             "wal_share_plain": float(np.median(wal)) / given,
         }
     finally:
