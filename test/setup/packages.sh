@@ -36,6 +36,10 @@ if [ "$scope" = test ]; then
     need python3-pip python3 -m pip --version
     need python3-numpy python3 -c 'import numpy'
     need libipc-run-perl perl -MIPC::Run -e 1
+    if [ "$(uname -m)" != aarch64 ]; then
+        need g++-aarch64-linux-gnu have aarch64-linux-gnu-g++
+        need qemu-user-static have qemu-aarch64-static
+    fi
 fi
 postgres_missing=false
 (find_pg_config) > /dev/null || postgres_missing=true
