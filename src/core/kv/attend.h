@@ -5,11 +5,10 @@
 // in any order. logit = scale * <q, k>, through softcap * tanh(logit / softcap) when softcap > 0.
 //
 // Codes are never expanded to whole float tensors: halves are converted in registers; codes of 8 bits and less are multiplied as
-// bytes where the processor has VNNI (queries and weights as three 8-bit digits, 24 bits), converted in registers where it has AVX2,
-// else decoded 16 tokens at a time; codes of rotated tiles are looked up by byte shuffle, with the rotation applied once to the
-// queries and once, inverse, to the sum.
-// Error of a state against float64 on the decoded tile: 1e-5 relative at most. Every row of K and V is loaded once for all queries
-// that share the KV head (for each four of them where they are many).
+// bytes where the processor has VNNI (queries and weights as three 8-bit digits, 24 bits), converted in registers where it has
+// AVX2, else decoded 16 tokens at a time; codes of rotated tiles are looked up by byte shuffle, with the rotation applied once to
+// the queries and once, inverse, to the sum. Error of a state against float64 on the decoded tile: 1e-5 relative at most. Every row
+// of K and V is loaded once for all queries that share the KV head (for each four of them where they are many).
 //
 // Objects here belong to one thread. Buffers are kept and reused; nothing here knows PostgreSQL.
 #pragma once

@@ -346,7 +346,7 @@ bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *
     if (!client || !finite_queries(r)) return false;  // the CPU's code says which number it is
     SealedTable table;
     bool direct = tail_read_directly(r.cache);
-    if (direct) direct = open_direct(r.cache, &table);
+    if (direct) direct = open_sealed(r.cache, &table);
     if (!direct || r.cache->before_rope) {
         if (direct) close_direct(&table);
         // Who may read nothing is told so by the CPU's code, under require too.

@@ -7,6 +7,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/direct.h"
 
 namespace vkv::kv {
 
@@ -33,13 +34,17 @@ const T *array_values(Datum array, Oid type, int *count, MemoryContext context)
     return values;
 }
 
-void read_row(const Cache *c, HeapTuple row, TupleDesc desc, MemoryContext context, Sequence *s)
-{
-    Datum values[6];
+// The columns of a header row that count.
+struct HeaderRow {
+    Datum values[6];  // seq, length, sealed, epoch, extents, stops
     bool nulls[6];
-    for (int i = 0; i < 6; ++i) values[i] = SPI_getbinval(row, desc, i + 1, &nulls[i]);
+};
+
+void read_row(const Cache *c, const HeaderRow &row, MemoryContext context, Sequence *s)
+{
+    const Datum *values = row.values;
     s->seq = DatumGetInt64(values[0]);
-    for (bool null : nulls)
+    for (bool null : row.nulls)
         if (null) broken(c, s->seq, "a column is null");
     s->length = DatumGetInt32(values[1]);
     s->sealed = DatumGetInt32(values[2]);
@@ -55,11 +60,19 @@ void read_row(const Cache *c, HeapTuple row, TupleDesc desc, MemoryContext conte
     if (s->spans > 0 && s->stops[s->spans - 1] != kOpenStop) broken(c, s->seq, "the last extent has an end");
 }
 
+HeaderRow found_row(uint64_t i)
+{
+    HeaderRow row;
+    for (int column = 0; column < 6; ++column)
+        row.values[column] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column + 1, &row.nulls[column]);
+    return row;
+}
+
 Sequence *first_row(const Cache *c, MemoryContext context)
 {
     if (SPI_processed == 0) return nullptr;
     auto *s = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence)));
-    read_row(c, SPI_tuptable->vals[0], SPI_tuptable->tupdesc, context, s);
+    read_row(c, found_row(0), context, s);
     SPI_freetuptable(SPI_tuptable);
     return s;
 }
@@ -134,24 +147,56 @@ Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
     return first_row(c, context);
 }
 
-Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext context)
+namespace {
+
+// The rows of n sequences, by the primary key; false: the planner has to be asked.
+bool find_direct(const Cache *c, const int64_t *wanted, int n, MemoryContext context, Sequence *result)
 {
-    int n;
-    const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
-    if (!wanted) ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
+    constexpr Oid kTypes[] = {INT8OID, INT4OID, INT4OID, INT8OID, INT4OID, INT8ARRAYOID, INT4ARRAYOID};
+    constexpr AttrNumber kKeys[] = {1}, kColumns[] = {1, 2, 3, 4, 6, 7};
+    DirectTable table;
+    if (!open_direct(c->header, {kTypes, 7, kKeys, 1}, &table)) return false;
+    DirectScan scan(table, 1);
+    for (int i = 0; i < n; ++i) {
+        ScanKeyData key;
+        ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(wanted[i]));
+        scan.start(&key, 1);
+        TupleTableSlot *slot = scan.next();
+        if (!slot) no_sequence(c, wanted[i]);
+        HeaderRow row;
+        for (int column = 0; column < 6; ++column) row.values[column] = slot_getattr(slot, kColumns[column], &row.nulls[column]);
+        read_row(c, row, context, &result[i]);
+    }
+    scan.end();
+    close_direct(&table);
+    return true;
+}
+
+void find_planned(Cache *c, ArrayType *seqs, const int64_t *wanted, int n, MemoryContext context, Sequence *result)
+{
     Datum values[] = {PointerGetDatum(seqs)};
     run_plan(c, Plan::header_read, values, true);
     const uint64_t found = SPI_processed;
     auto *rows = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * (found + 1)));
-    for (uint64_t i = 0; i < found; ++i) read_row(c, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, context, &rows[i]);
+    for (uint64_t i = 0; i < found; ++i) read_row(c, found_row(i), context, &rows[i]);
     SPI_freetuptable(SPI_tuptable);
-    auto *result = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * static_cast<size_t>(n + 1)));
     for (int i = 0; i < n; ++i) {
         uint64_t at = 0;
         while (at < found && rows[at].seq != wanted[i]) ++at;
         if (at == found) no_sequence(c, wanted[i]);
         result[i] = rows[at];
     }
+}
+
+}  // namespace
+
+Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext context)
+{
+    int n;
+    const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
+    if (!wanted) ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
+    auto *result = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * static_cast<size_t>(n + 1)));
+    if (!find_direct(c, wanted, n, context, result)) find_planned(c, seqs, wanted, n, context, result);
     *count = n;
     return result;
 }

@@ -76,7 +76,7 @@ void visit_sealed(Cache *c, const Sequence *s, int layer, TileVisitor visit, voi
     Visit v{c, s, layer, visit, argument};
     Progress progress(c, s, layer);
     SealedTable table;
-    const bool direct = open_direct(c, &table);
+    const bool direct = open_sealed(c, &table);
     for_spans(s, 0, s->sealed, [&](const Span &span) {
         if (direct)
             visit_direct(v, &table, span, &progress);

@@ -5,6 +5,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/direct.h"
 #include "pg/kv/packed_row.h"
 #include "pg/kv/source.h"
 
@@ -101,57 +102,30 @@ private:
     int64_t taken_ = 0;
 };
 
-// The tail's table and primary key, for a caller who may read it without the planner.
-Oid direct_index(const Cache *c, Relation *rel)
+bool open_tail(const Cache *c, DirectTable *table)
 {
-    if (IsolationIsSerializable()) return InvalidOid;
-    if (pg_class_aclcheck(c->tail, GetUserId(), ACL_SELECT) != ACLCHECK_OK) return InvalidOid;
-    if (check_enable_rls(c->tail, InvalidOid, true) != RLS_NONE) return InvalidOid;
-    Relation table = table_open(c->tail, AccessShareLock);
-    const Oid types[] = {INT8OID, INT4OID, INT4OID, BYTEAOID};
-    TupleDesc desc = RelationGetDescr(table);
-    bool plain = table->rd_rel->relkind == RELKIND_RELATION && !table->rd_rel->relhassubclass && !table->rd_rel->relhasrules &&
-                 desc->natts >= 4;
-    for (int i = 0; plain && i < 4; ++i)
-        plain = !TupleDescAttr(desc, i)->attisdropped && TupleDescAttr(desc, i)->atttypid == types[i];
-    Oid index = plain ? compat::primary_key_index(table) : InvalidOid;
-    if (OidIsValid(index)) {
-        Relation opened = index_open(index, AccessShareLock);
-        const Form_pg_index form = opened->rd_index;
-        if (form->indnkeyatts != 3 || !form->indisvalid || form->indkey.values[0] != 1 || form->indkey.values[1] != 2 ||
-            form->indkey.values[2] != 3)
-            index = InvalidOid;
-        index_close(opened, AccessShareLock);
-    }
-    if (OidIsValid(index))
-        *rel = table;
-    else
-        table_close(table, AccessShareLock);
-    return index;
+    constexpr Oid kTypes[] = {INT8OID, INT4OID, INT4OID, BYTEAOID};
+    constexpr AttrNumber kKeys[] = {1, 2, 3};
+    return open_direct(c->tail, {kTypes, 4, kKeys, 3}, table);
 }
 
-void gather_direct(Gather *gather, const Sequence *s, Relation table, Oid index_oid)
+void gather_direct(Gather *gather, const Sequence *s, const DirectTable &table)
 {
-    Relation index = index_open(index_oid, AccessShareLock);
-    TupleTableSlot *slot = table_slot_create(table, nullptr);
-    IndexScanDesc scan = compat::begin_index_scan(table, index, GetActiveSnapshot(), 4);
+    DirectScan scan(table, 4);
     for (int chunk = gather->first_chunk(); chunk <= gather->last_chunk(); ++chunk) {
         ScanKeyData keys[4];
         ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(s->own()));
         ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(chunk));
         ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(gather->range().from));
         ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(gather->range().to));
-        index_rescan(scan, keys, 4, nullptr, 0);
-        while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
+        scan.start(keys, 4);
+        while (TupleTableSlot *slot = scan.next()) {
             bool null;
             const int32_t pos = DatumGetInt32(slot_getattr(slot, 3, &null));
             gather->take(chunk, pos, slot_getattr(slot, 4, &null));
         }
     }
-    index_endscan(scan);
-    ExecDropSingleTupleTableSlot(slot);
-    index_close(index, AccessShareLock);
-    table_close(table, AccessShareLock);
+    scan.end();
 }
 
 void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
@@ -181,20 +155,21 @@ TailHalves read_tail_part(Cache *c, const Sequence *s, int layer, const Range &r
     if (range.from >= range.to) return {range.from, 0, nullptr, nullptr};
     if (!c->tail_logged && RecoveryInProgress()) return {range.from, 0, nullptr, nullptr};
     Gather gather(c, s, layer * c->kv_heads, c->kv_heads, range, context);
-    Relation table;
-    Oid index = direct_index(c, &table);
-    if (OidIsValid(index))
-        gather_direct(&gather, s, table, index);
-    else
+    DirectTable table;
+    if (open_tail(c, &table)) {
+        gather_direct(&gather, s, table);
+        close_direct(&table);
+    } else {
         gather_planned(&gather, c, s, true);
+    }
     return gather.finish();
 }
 
 bool tail_read_directly(const Cache *c)
 {
-    Relation table;
-    if (!OidIsValid(direct_index(c, &table))) return false;
-    table_close(table, AccessShareLock);
+    DirectTable table;
+    if (!open_tail(c, &table)) return false;
+    close_direct(&table);
     return true;
 }
 

@@ -14,7 +14,8 @@ namespace vkv::kv {
 
 namespace {
 
-constexpr AttrNumber kExtent = 1, kLayer = 2, kPos = 4, kTile = 5;
+constexpr AttrNumber kHead = 3, kPos = 4, kTile = 5;
+constexpr AttrNumber kKeys[] = {1, 2, kPos, kHead};
 constexpr size_t kKeyBytes = 16;  // extent, layer, head, pos in front of the tile
 
 struct Positions {
@@ -75,59 +76,30 @@ void add(TileList *list, const TileRef &ref)
     list->refs[list->count++] = ref;
 }
 
-bool expected_columns(const Cache *c, TupleDesc desc)
-{
-    const Oid types[] = {INT8OID, INT2OID, INT2OID, INT4OID, c->tile_type};
-    if (desc->natts < kTile) return false;
-    for (int i = 0; i < kTile; ++i) {
-        const FormData_pg_attribute *a = TupleDescAttr(desc, i);
-        if (a->attisdropped || a->atttypid != types[i] || (i == kTile - 1 && a->attstorage != TYPSTORAGE_PLAIN)) return false;
-    }
-    return true;
-}
-
-// The primary key, if it is the one on extent, layer, pos, head.
-Oid key_index(Relation rel)
-{
-    Oid index = compat::primary_key_index(rel);
-    if (!OidIsValid(index)) return InvalidOid;
-    Relation opened = index_open(index, AccessShareLock);
-    const Form_pg_index form = opened->rd_index;
-    const int16 keys[] = {kExtent, kLayer, kPos, 3};
-    bool same = form->indnkeyatts == 4 && form->indisvalid;
-    for (int i = 0; same && i < 4; ++i) same = form->indkey.values[i] == keys[i];
-    index_close(opened, AccessShareLock);
-    return same ? index : InvalidOid;
-}
-
 // Scans the index for the tiles of an extent's layer that begin in [from, to), in order; take(ref) says whether to go on.
 template <typename F>
 void scan_index(SealedTable *table, int64_t extent, int layer, const Positions &positions, F &&take)
 {
-    Relation index = index_open(table->index, AccessShareLock);
     ScanKeyData keys[4];
     ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(extent));
     ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(static_cast<int16>(layer)));
     ScanKeyInit(&keys[2], 3, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(positions.from));
     ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(positions.to));
-    TupleTableSlot *slot = table_slot_create(table->rel, nullptr);
-    IndexScanDesc scan = compat::begin_index_scan(table->rel, index, GetActiveSnapshot(), 4);
-    index_rescan(scan, keys, 4, nullptr, 0);
-    while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
+    DirectScan scan(*table, 4);
+    scan.start(keys, 4);
+    while (TupleTableSlot *slot = scan.next()) {
         CHECK_FOR_INTERRUPTS();
         bool null;
         const auto *tile = reinterpret_cast<const TileHeader *>(DatumGetPointer(slot_getattr(slot, kTile, &null)));
         const int32_t pos = DatumGetInt32(slot_getattr(slot, kPos, &null));
-        const int16_t head = DatumGetInt16(slot_getattr(slot, 3, &null));
+        const int16_t head = DatumGetInt16(slot_getattr(slot, kHead, &null));
         Buffer buffer = reinterpret_cast<BufferHeapTupleTableSlot *>(slot)->buffer;
         const bool whole = VARSIZE(tile) >= kTileHeaderBytes;
         if (!take({pos, whole ? tile->tokens : 0, whole ? tile->id : 0, ItemPointerGetBlockNumber(&slot->tts_tid), buffer,
                    ItemPointerGetOffsetNumber(&slot->tts_tid), head}))
             break;
     }
-    index_endscan(scan);
-    ExecDropSingleTupleTableSlot(slot);
-    index_close(index, AccessShareLock);
+    scan.end();
 }
 
 void extend(SealedTable *table, TileList *list, int32_t stop)
@@ -143,24 +115,14 @@ void extend(SealedTable *table, TileList *list, int32_t stop)
 
 }  // namespace
 
-bool open_direct(const Cache *c, SealedTable *table)
+bool open_sealed(const Cache *c, SealedTable *table)
 {
-    if (IsolationIsSerializable()) return false;
-    if (pg_class_aclcheck(c->sealed, GetUserId(), ACL_SELECT) != ACLCHECK_OK) return false;
-    if (check_enable_rls(c->sealed, InvalidOid, true) != RLS_NONE) return false;
-    Relation rel = table_open(c->sealed, AccessShareLock);
-    const Form_pg_class form = rel->rd_rel;
-    table->rel = rel;
-    table->index = InvalidOid;
-    if (form->relkind == RELKIND_RELATION && rel->rd_tableam == GetHeapamTableAmRoutine() && !form->relhassubclass &&
-        !form->relhasrules && expected_columns(c, RelationGetDescr(rel)))
-        table->index = key_index(rel);
-    if (OidIsValid(table->index)) return true;
-    table_close(rel, AccessShareLock);
+    const Oid types[] = {INT8OID, INT2OID, INT2OID, INT4OID, c->tile_type};
+    if (!open_direct(c->sealed, {types, 5, kKeys, 4}, table)) return false;
+    if (TupleDescAttr(RelationGetDescr(table->rel), kTile - 1)->attstorage == TYPSTORAGE_PLAIN) return true;
+    close_direct(table);  // a tile could lie elsewhere than in its row
     return false;
 }
-
-void close_direct(SealedTable *table) { table_close(table->rel, AccessShareLock); }
 
 TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop)
 {

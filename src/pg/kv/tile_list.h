@@ -2,6 +2,7 @@
 #pragma once
 
 #include "pg/kv/cache.h"
+#include "pg/kv/direct.h"
 
 namespace vkv::kv {
 
@@ -29,15 +30,10 @@ struct TileList {
     uint64_t last_use;
 };
 
-// The table opened, its index found, its rows laid out as kv.create_cache made them.
-struct SealedTable {
-    Relation rel;
-    Oid index;
-};
+using SealedTable = DirectTable;
 
-// May this caller read the table without the planner? Opens it then (AccessShareLock); close_direct releases it.
-bool open_direct(const Cache *cache, SealedTable *table);
-void close_direct(SealedTable *table);
+// As open_direct of direct.h.
+bool open_sealed(const Cache *cache, SealedTable *table);
 
 // The list, complete below `stop` under the active snapshot.
 TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop);
