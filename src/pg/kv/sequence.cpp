@@ -140,29 +140,26 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
     return SPI_processed;
 }
 
-Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
-{
-    Datum values[] = {seq_array(seq)};
-    run_plan(c, Plan::header_read, values, true);
-    return first_row(c, context);
-}
-
 namespace {
 
-// The rows of n sequences, by the primary key; false: the planner has to be asked.
-bool find_direct(const Cache *c, const int64_t *wanted, int n, MemoryContext context, Sequence *result)
+// The rows of n sequences, by the primary key, up to one that is missing; false: the planner has to be asked.
+bool find_direct(const Cache *c, const int64_t *wanted, int n, MemoryContext context, Sequence *result, const int64_t **missing)
 {
     constexpr Oid kTypes[] = {INT8OID, INT4OID, INT4OID, INT8OID, INT4OID, INT8ARRAYOID, INT4ARRAYOID};
     constexpr AttrNumber kKeys[] = {1}, kColumns[] = {1, 2, 3, 4, 6, 7};
     DirectTable table;
     if (!open_direct(c->header, {kTypes, 7, kKeys, 1}, &table)) return false;
     DirectScan scan(table, 1);
-    for (int i = 0; i < n; ++i) {
+    *missing = nullptr;
+    for (int i = 0; i < n && !*missing; ++i) {
         ScanKeyData key;
         ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(wanted[i]));
         scan.start(&key, 1);
         TupleTableSlot *slot = scan.next();
-        if (!slot) no_sequence(c, wanted[i]);
+        if (!slot) {
+            *missing = &wanted[i];
+            continue;
+        }
         HeaderRow row;
         for (int column = 0; column < 6; ++column) row.values[column] = slot_getattr(slot, kColumns[column], &row.nulls[column]);
         read_row(c, row, context, &result[i]);
@@ -190,13 +187,27 @@ void find_planned(Cache *c, ArrayType *seqs, const int64_t *wanted, int n, Memor
 
 }  // namespace
 
+Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
+{
+    auto *s = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence)));
+    const int64_t *missing;
+    if (find_direct(c, &seq, 1, context, s, &missing)) return missing ? nullptr : s;
+    Datum values[] = {seq_array(seq)};
+    run_plan(c, Plan::header_read, values, true);
+    return first_row(c, context);
+}
+
 Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext context)
 {
     int n;
     const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
     if (!wanted) ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
     auto *result = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * static_cast<size_t>(n + 1)));
-    if (!find_direct(c, wanted, n, context, result)) find_planned(c, seqs, wanted, n, context, result);
+    const int64_t *missing;
+    if (!find_direct(c, wanted, n, context, result, &missing))
+        find_planned(c, seqs, wanted, n, context, result);
+    else if (missing)
+        no_sequence(c, *missing);
     *count = n;
     return result;
 }
