@@ -307,6 +307,7 @@ TEST(HelperClients, MalformedRequests)
     refused("total", [&] { client.item().total = -1; });
     refused("first span", [&] { client.item().first_span = 2; });
     refused("spans of item", [&] { client.item().spans = UINT32_MAX; });
+    refused("a span behind the last", [&] { client.item().first_span = 1; });
     refused("flags of span", [&] { client.span().flags = 8; });
     refused("from", [&] { client.span().from = -5; });
     refused("to", [&] { client.span().to = client.span().from; });
@@ -320,6 +321,12 @@ TEST(HelperClients, MalformedRequests)
     refused("tokens", [&] { client.entries()[0].tokens = 0; });
     refused("far away", [&] { client.entries()[3].first = INT32_MAX - 2; });
     refused("begin", [&] { client.entries()[0].first = 1; });
+    refused("begin of all heads", [&] {
+        for (uint32_t i : {0u, 1u}) client.entries()[i].first = 1, client.entries()[i].tokens = 4;
+    });
+    refused("end of all heads", [&] {
+        for (uint32_t i : {2u, 3u}) client.entries()[i].tokens = 4;
+    });
     refused("queries", [&] { reinterpret_cast<float *>(client.area() + r.queries_at)[100] = std::nanf(""); });
     const uint64_t bytes = client.write_request(extent);
     client.send(Verb::submit, bytes);

@@ -113,6 +113,37 @@ TEST_F(AtLevels, ADeviceThatRoundsBadlyChangesNothing)
     });
 }
 
+// Distances that the operator has a float for, and the device, which errs by less than it may, has not. The nearest comes last.
+TEST_F(AtLevels, TheLargestFloats)
+{
+    const size_t dim = 4, n = 40;
+    const double most = static_cast<double>(std::numeric_limits<float>::max());
+    each([&](Metric metric, Scalar scalar) {
+        if (scalar == Scalar::f16 || metric == Metric::cosine) return;  // neither has such numbers
+        std::vector<float> values, queries(dim, metric == Metric::ip ? static_cast<float>(-std::sqrt(most / 4)) : 0);
+        for (size_t i = 0; i < n; ++i) {
+            const double distance = most * (1 - static_cast<double>(8 + i) * kRounding / 4);
+            values.insert(values.end(), dim,
+                          static_cast<float>(metric == Metric::l1   ? distance / 4
+                                             : metric == Metric::l2 ? std::sqrt(distance / 4)
+                                                                    : distance / 4 / std::sqrt(most / 4)));
+        }
+        const Rows rows(scalar, dim, values), query(scalar, dim, queries);
+        std::vector<RowId> ids;
+        for (size_t i = 0; i < n; ++i) ids.push_back(id_of(i, n));
+        Search search({metric, scalar, static_cast<uint32_t>(dim), 1, query.data(), 1});
+        const std::vector<Neighbor> want = sorted(search.distance(), rows, query.at(0), 1);
+        ASSERT_TRUE(std::isfinite(want[0].distance));
+        Offers offers(&search);
+        for (size_t at = 0; at < n; at += 20) {
+            offers.begin(rows.at(at), &ids[at], 20);
+            const std::vector<Found> beyond(offers.wanted(), {std::numeric_limits<float>::infinity(), 0});
+            offers.take(beyond.data());
+        }
+        expect_sorted(search.take(0), want);
+    });
+}
+
 // Otherwise the device would be asked in vain.
 TEST_F(AtLevels, MostOfWhatTheDeviceSaysIsEnough)
 {
@@ -121,6 +152,23 @@ TEST_F(AtLevels, MostOfWhatTheDeviceSaysIsEnough)
         check({metric, scalar, 40, 10, Data::normal, Data::normal}, &incomplete);
         EXPECT_EQ(incomplete, 0u);
     });
+}
+
+// Of a block of fewer rows than are wanted the device names all: nothing is left to be compared.
+TEST(Offers, SmallBlocksAreComplete)
+{
+    const Rows rows(Scalar::f32, 4, draw(Data::normal, 20, 4, 1)), queries(Scalar::f32, 4, draw(Data::normal, 8, 4, 2));
+    std::vector<RowId> ids;
+    for (size_t i = 0; i < rows.n; ++i) ids.push_back(id_of(i, rows.n));
+    Search search({Metric::l2, Scalar::f32, 4, 10, queries.data(), 2});
+    Offers offers(&search);
+    offers.begin(rows.data(), ids.data(), rows.n);
+    EXPECT_EQ(offers.wanted(), 5u);
+    Device device(3);
+    offers.take(device.answer(offers, search).data());
+    EXPECT_EQ(offers.incomplete(), 0u);
+    EXPECT_EQ(search.recomputed(), 10u);
+    for (size_t q = 0; q < 2; ++q) expect_sorted(search.take(q), sorted(search.distance(), rows, queries.at(q), 10));
 }
 
 TEST(Offers, NonsenseIsFoundOut)

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -85,6 +86,59 @@ TEST_F(AtLevels, ValuesThatRoundingIsHardOn)
                     check({metric, scalar, dim, 300, 13, 7, data, 4, queries});
                     if (HasFatalFailure()) return;
                 }
+    });
+}
+
+// Vectors so near to each other that their differences, or the squares of them, are a few units of the least float: a sum of fused
+// products rounds squares one way, sums in lanes another, and the errors are no share of anything. Halves are not so near.
+TEST_F(AtLevels, SumsBelowTheLeastNormalFloat)
+{
+    const size_t n = 4000, dim = 80, count = 5, k = 50;
+    each([&](Metric metric, Scalar scalar) {
+        if (scalar != Scalar::f32 || (metric != Metric::l2 && metric != Metric::l1)) return;
+        const float least = std::ldexp(1.f, metric == Metric::l2 ? -75 : -149);
+        std::mt19937 random(10);
+        std::vector<float> values(n * dim), asked(count * dim, 0);
+        for (float &x : values) x = random() % 2 ? 0 : random() % 4 == 0 ? 1.5f * least : least;
+        for (size_t i = 0; i < n; ++i) values[i * dim] = 2e-15f;  // norms for which margins are promised
+        for (size_t q = 0; q < count; ++q) asked[q * dim] = 2e-15f;
+        const Rows rows(scalar, dim, values), queries(scalar, dim, asked);
+        std::vector<RowId> ids;
+        for (size_t i = 0; i < n; ++i) ids.push_back(id_of(i, n));
+        Search search({metric, scalar, dim, k, queries.data(), count});
+        search.add(rows.data(), ids.data(), n);
+        for (size_t q = 0; q < count; ++q) expect_sorted(search.take(q), sorted(search.distance(), rows, queries.at(q), k));
+    });
+}
+
+// Sums that are infinite in one order and the largest floats in another.
+TEST_F(AtLevels, SumsAboutTheLargestFloat)
+{
+    const size_t dim = 80, count = 5, half = kPanelRows;
+    const float most = std::numeric_limits<float>::max();
+    const std::vector<float> zeros(count * dim, 0);
+    const Rows queries(Scalar::f32, dim, zeros);
+    std::vector<RowId> ids;
+    for (size_t i = 0; i < 2 * half; ++i) ids.push_back(id_of(i, 2 * half));
+    each([&](Metric metric, Scalar scalar) {
+        if (scalar != Scalar::f32 || metric != Metric::l1) return;
+        std::mt19937 random(11);
+        for (int round = 0; round < 20; ++round) {
+            std::vector<float> values(2 * half * dim, 0);
+            for (size_t i = 0; i < half; ++i) values[i * dim] = most;
+            for (size_t i = half; i < 2 * half; ++i) {
+                double sum = 0;
+                std::vector<double> parts(dim);
+                for (double &x : parts) sum += x = 1 + static_cast<double>(random() % 1000);
+                const double wanted = static_cast<double>(most) * (1 - std::ldexp(static_cast<double>(random() % 8), -24));
+                for (size_t d = 0; d < dim; ++d) values[i * dim + d] = static_cast<float>(parts[d] / sum * wanted);
+            }
+            const Rows rows(scalar, dim, values);
+            Search search({metric, scalar, dim, half, queries.data(), count});
+            search.add(rows.data(), ids.data(), rows.n);
+            expect_sorted(search.take(0), sorted(search.distance(), rows, queries.at(0), half));
+            if (HasFatalFailure()) return;
+        }
     });
 }
 

@@ -128,7 +128,8 @@ void Search::set_limit(size_t q)
         default:
             break;
     }
-    limit += 1e-37 * (distance_.metric == Metric::l1 || distance_.metric == Metric::l2);  // squares may underflow
+    // Squares may underflow. Differences do not: sums that are not normal are exact.
+    if (distance_.metric == Metric::l2) limit += 1e-37;
     limits_[q] = limit > 1e37 ? kInfinite : round_up(limit);
 }
 
