@@ -41,7 +41,7 @@ def parse(arguments):
     add("--do", type=words, default=stages, metavar="STAGES", help=f"stages, {more}")
     add("--shapes", type=kv_data.shapes_named, default="all", help=",".join(shape.name for shape in kv_data.SHAPES))
     add("--share-shapes", type=kv_data.shapes_named, default="32768x1_9of3x64,32768x1_32of8x128")
-    add("--parallel-shapes", type=kv_data.shapes_named, default="32768x1_32of8x128,131072x1_32of8x128,524288x1_32of8x128")
+    add("--parallel-shapes", type=kv_data.shapes_named, default="32768x1_32of8x128,131072x1_32of8x128")
     add(
         "--helper-shapes",
         type=kv_data.shapes_named,

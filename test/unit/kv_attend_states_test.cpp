@@ -90,6 +90,25 @@ TEST(AttendStates, OrderAndGroupingDoNotMatter)
     }
 }
 
+// Half a million tokens: sums of floats alone are fifty times as far off.
+TEST(AttendStates, LongSumsStayExact)
+{
+    constexpr int kRounds = 1600;
+    for (const Codec codec : {Codec::f16, Codec::int8, Codec::rotated3}) {
+        Sample sample(codec);
+        Accumulator sum;
+        for (int use = 0; use < 2; use++) {  // again, in memory that was used
+            sum.reset(kRows, kDim);
+            for (int round = 0; round < (use ? 1 : kRounds); round++)
+                for (const Tile &tile : sample.tiles) sum.add(sample.queries, tile.view(), {});
+            Reference &reference = sample.reference;
+            for (std::vector<double> *sums : {&reference.l, &reference.o, &reference.size})
+                for (double &x : *sums) x *= use ? 1.0 / kRounds : kRounds;
+            EXPECT_LE(sample.error(sum), 5e-7) << codec_name(codec);
+        }
+    }
+}
+
 TEST(AttendStates, MergeStatesIsMerge)
 {
     Sample sample(Codec::f16);

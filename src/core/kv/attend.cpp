@@ -15,21 +15,73 @@
 
 namespace vkv::kv {
 
+namespace {
+
+// Sums of floats stay short, so that they stay exact; longer ones are of doubles.
+constexpr int kMostTilesInFloats = 128;
+
+// Sums of weighted values, [rows][stride]: of the newest tiles, and of those before once there are any.
+class Sums {
+public:
+    void begin(int rows, int dim)
+    {
+        dim_ = dim;
+        stride_ = padded(static_cast<size_t>(dim), kBlock);
+        size_ = static_cast<size_t>(rows) * stride_;
+        std::fill_n(newest_.get(size_), size_, 0.0f);
+        long_ = false;
+    }
+    int dim() const { return dim_; }
+    size_t stride() const { return stride_; }
+    float *newest(int r) const { return newest_.data() + static_cast<size_t>(r) * stride_; }
+    void scale(const AttendKernels &kernels, int r, float factor)
+    {
+        kernels.scale(newest(r), stride_, factor);
+        if (!long_) return;
+        double *sums = before_.data() + static_cast<size_t>(r) * stride_;
+        for (size_t d = 0; d < stride_; d++) sums[d] *= static_cast<double>(factor);
+    }
+    // The newest tiles are some of those before.
+    void settle()
+    {
+        if (!long_) std::fill_n(before_.get(size_), size_, 0.0);
+        long_ = true;
+        for (size_t i = 0; i < size_; i++) before_.data()[i] += static_cast<double>(newest_.data()[i]);
+        std::fill_n(newest_.data(), size_, 0.0f);
+    }
+    void of(int r, float *out) const
+    {
+        const float *sums = newest(r);
+        std::copy_n(sums, dim_, out);
+        if (!long_) return;
+        const double *before = before_.data() + static_cast<size_t>(r) * stride_;
+        for (int d = 0; d < dim_; d++) out[d] = static_cast<float>(before[d] + static_cast<double>(sums[d]));
+    }
+    void add(int r, const float *other)
+    {
+        for (int d = 0; d < dim_; d++) newest(r)[d] += other[d];
+    }
+    size_t bytes() const { return newest_.bytes() + before_.bytes(); }
+
+private:
+    int dim_ = 0;
+    size_t stride_ = 0, size_ = 0;
+    Scratch<float> newest_;
+    Scratch<double> before_;
+    bool long_ = false;
+};
+
+}  // namespace
+
 struct Accumulator::Parts {
     int rows = 0, dim_v = 0;
-    size_t stride = 0;
     std::vector<float> m;
     std::vector<double> l;
-    Scratch<float> lanes;  // [rows][16]: what has come to l since tiles_in_lanes was 0
-    int tiles_in_lanes = 0;
-    Scratch<float> o;
-    // Sums in the rotated basis: of rotated_dim dimensions, 0 when there are none.
-    int rotated_dim = 0;
-    size_t rotated_stride = 0;
-    Scratch<float> rotated;
-
-    // Sums of floats stay short, so that they stay exact.
-    static constexpr int kMostInLanes = 64;
+    Scratch<float> lanes;  // [rows][16]: what has come to l since newest_tiles was 0
+    int newest_tiles = 0;  // in floats
+    Sums o;
+    bool has_rotated = false;
+    Sums rotated;  // in the rotated basis, if there are any
 
     double sum_of_lanes(int r) const
     {
@@ -37,55 +89,62 @@ struct Accumulator::Parts {
         for (int i = 0; i < kBlock; i++) sum += static_cast<double>(lanes.data()[r * kBlock + i]);
         return sum;
     }
-    double l_of(int r) const { return l[static_cast<size_t>(r)] + (tiles_in_lanes ? sum_of_lanes(r) : 0); }
+    double l_of(int r) const { return l[static_cast<size_t>(r)] + (newest_tiles ? sum_of_lanes(r) : 0); }
     void empty_lanes()
     {
-        for (int r = 0; r < rows && tiles_in_lanes; r++) l[static_cast<size_t>(r)] += sum_of_lanes(r);
-        tiles_in_lanes = 0;
+        for (int r = 0; r < rows && newest_tiles; r++) l[static_cast<size_t>(r)] += sum_of_lanes(r);
+        newest_tiles = 0;
     }
     // Before a tile is added.
-    void use_lanes()
+    void make_room()
     {
-        if (tiles_in_lanes == kMostInLanes) empty_lanes();
-        if (tiles_in_lanes++ == 0) std::fill_n(lanes.data(), static_cast<size_t>(rows) * kBlock, 0.0f);
+        if (newest_tiles == kMostTilesInFloats) {
+            empty_lanes();
+            o.settle();
+            if (has_rotated) rotated.settle();
+        }
+        if (newest_tiles++ == 0) std::fill_n(lanes.data(), static_cast<size_t>(rows) * kBlock, 0.0f);
     }
-
-    float *row(int r) const { return o.data() + static_cast<size_t>(r) * stride; }
-    float *rotated_row(int r) const { return rotated.data() + static_cast<size_t>(r) * rotated_stride; }
 
     void use_rotated(int dim)
     {
-        if (rotated_dim == dim) return;
+        if (has_rotated && rotated.dim() == dim) return;
         add_rotated();
-        rotated_dim = dim;
-        rotated_stride = padded(static_cast<size_t>(dim), kBlock);
-        const size_t n = static_cast<size_t>(rows) * rotated_stride;
-        std::fill_n(rotated.get(n), n, 0.0f);
+        has_rotated = true;
+        rotated.begin(rows, dim);
     }
 
     // The row's sum in the caller's basis.
     void sum_of(int r, float *out) const
     {
-        std::copy_n(row(r), dim_v, out);
-        if (!rotated_dim) return;
+        o.of(r, out);
+        if (!has_rotated) return;
         float turned[kMaxHeadDim];
-        std::copy_n(rotated_row(r), rotated_dim, turned);
-        rotate_back_by(attend_kernels(simd::active_level()), turned, rotated_dim);
+        turned_back(r, turned);
         for (int d = 0; d < dim_v; d++) out[d] += turned[d];
+    }
+    void turned_back(int r, float *out) const
+    {
+        rotated.of(r, out);
+        rotate_back_by(attend_kernels(simd::active_level()), out, rotated.dim());
     }
 
     void add_rotated()
     {
-        if (!rotated_dim) return;
-        for (int r = 0; r < rows; r++) sum_of(r, row(r));
-        rotated_dim = 0;
+        if (!has_rotated) return;
+        float turned[kMaxHeadDim];
+        for (int r = 0; r < rows; r++) {
+            turned_back(r, turned);
+            o.add(r, turned);
+        }
+        has_rotated = false;
     }
 
     void scale_row(const AttendKernels &kernels, int r, float factor)
     {
         l[static_cast<size_t>(r)] *= static_cast<double>(factor);
-        kernels.scale(row(r), stride, factor);
-        if (rotated_dim) kernels.scale(rotated_row(r), rotated_stride, factor);
+        o.scale(kernels, r, factor);
+        if (has_rotated) rotated.scale(kernels, r, factor);
     }
 };
 
@@ -103,14 +162,12 @@ void Accumulator::reset(int rows, int dim_v)
     Parts &parts = *parts_;
     parts.rows = rows;
     parts.dim_v = dim_v;
-    parts.stride = padded(static_cast<size_t>(dim_v), kBlock);
     parts.m.assign(static_cast<size_t>(rows), kNothing);
     parts.l.assign(static_cast<size_t>(rows), 0.0);
     parts.lanes.get(static_cast<size_t>(rows) * kBlock);
-    parts.tiles_in_lanes = 0;
-    const size_t n = static_cast<size_t>(rows) * parts.stride;
-    std::fill_n(parts.o.get(n), n, 0.0f);
-    parts.rotated_dim = 0;
+    parts.newest_tiles = 0;
+    parts.o.begin(rows, dim_v);
+    parts.has_rotated = false;
 }
 
 void Accumulator::add(const Queries &queries, const TileView &tile, const Selection &selection)
@@ -125,7 +182,7 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
         throw Error(Errc::data_exception,
                     "there are " + std::to_string(forms.rows) + " rows of queries, not " + std::to_string(parts.rows));
     TilePass pass(forms, tile, selection);
-    parts.use_lanes();
+    parts.make_room();
     if (pass.rotated_values()) parts.use_rotated(pass.values_dim());
     const int most = std::min(pass.rows_at_once(), forms.rows);
     float *scores = forms.scores.get(static_cast<size_t>(most) * pass.stride());
@@ -140,10 +197,8 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
                 for (int r = 0; r < rows; r++)
                     if (forms.factors[static_cast<size_t>(r)] != 1)
                         parts.scale_row(pass.kernels(), row + r, forms.factors[static_cast<size_t>(r)]);
-            if (pass.rotated_values())
-                pass.values(scores, rows, parts.rotated_row(row), parts.rotated_stride);
-            else
-                pass.values(scores, rows, parts.row(row), parts.stride);
+            const Sums &sums = pass.rotated_values() ? parts.rotated : parts.o;
+            pass.values(scores, rows, sums.newest(row), sums.stride());
         }
         row += rows;
     }
@@ -164,10 +219,17 @@ void Accumulator::merge(const float *m, const float *l, const float *o)
         }
         const double factor = std::exp(static_cast<double>(m[r]) - static_cast<double>(parts.m[at]));
         parts.l[at] += factor * static_cast<double>(l[r]);
-        float *sum = parts.row(r);
+        float *sum = parts.o.newest(r);
         const float *other = o + at * static_cast<size_t>(parts.dim_v);
         for (int d = 0; d < parts.dim_v; d++) sum[d] += static_cast<float>(factor) * other[d];
     }
+}
+
+size_t Accumulator::bytes() const
+{
+    const Parts &parts = *parts_;
+    return sizeof(Parts) + parts.m.capacity() * sizeof(float) + parts.l.capacity() * sizeof(double) + parts.lanes.bytes() +
+           parts.o.bytes() + parts.rotated.bytes();
 }
 
 void Accumulator::state(float *m, float *l, float *o) const

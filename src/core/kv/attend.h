@@ -67,6 +67,7 @@ public:
     void state(float *m, float *l, float *o) const;  // any of them may be null
     // o / l and m + log l. A row that saw nothing: 0 and -inf.
     void finish(float *output, float *lse) const;  // [rows][dim_v], [rows]; either may be null
+    size_t bytes() const;                          // of memory
 
 private:
     struct Parts;

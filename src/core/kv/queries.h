@@ -31,6 +31,7 @@ public:
         return data_;
     }
     T *data() const { return data_; }
+    size_t bytes() const { return size_ * sizeof(T); }
 
 private:
     T *data_ = nullptr;

@@ -14,10 +14,10 @@
 namespace vkv::kv {
 namespace {
 
-// What a head takes: its objects and scores of a tile; an element of q as it came, as a float, in digits and rotated; one of the
-// sums, with a share of them in the rotated basis; a dimension of keys that are turned: their block, and the angles.
+// What a head takes beside its sums: its objects and scores of a tile; an element of q as it came, as a float, in digits and
+// rotated; a dimension of keys that are turned: their block, and the angles.
 constexpr size_t kHeadBytes = 3072;
-constexpr int kQueryBytes = 16, kSumBytes = 8, kTurnedBytes = 176;
+constexpr int kQueryBytes = 16, kTurnedBytes = 176;
 
 bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
 {
@@ -149,7 +149,7 @@ PartialAttention::Head &PartialAttention::head(const TileView &tile)
     if (!head) {
         head = std::make_unique<Head>();
         head->sums.reset(head_rows_, dim_v_);
-        bytes_ += kHeadBytes + static_cast<size_t>(head_rows_) * static_cast<size_t>(kQueryBytes * dim_k_ + kSumBytes * dim_v_);
+        bytes_ += kHeadBytes + static_cast<size_t>(head_rows_) * static_cast<size_t>(kQueryBytes * dim_k_) + head->sums.bytes();
         if (tile.before_rope()) bytes_ += static_cast<size_t>(kTurnedBytes * dim_k_);
     }
     return *head;
@@ -193,7 +193,9 @@ void PartialAttention::add(const QueryArguments &arguments, const TileView &tile
     Selection selection;
     selection.rope = rope;
     selection.next = likely_next(tile);
+    bytes_ -= mine->sums.bytes();
     mine->sums.add(mine->queries, tile, selection);
+    bytes_ += mine->sums.bytes();
     mine->seen = seen_ = true;
 }
 
