@@ -80,6 +80,30 @@ $first->query("COMMIT");
 like($second->query("SELECT 'x'"), qr/312\nx$/, 'and goes on after the first');
 ok_contents($node, 'exact', { 1 => { tokens => [ 0 .. 309, 400, 500 ] } }, 'both tokens are there, in order', only => [1]);
 
+# What the second does holds for what the first has left: it waits before it judges the position, and extends the row as it is then.
+my $n = 312;
+foreach my $case (
+	['a position behind the first', "kv.append('exact', 1, k(400, 1), v(400, 1))", 'COMMIT', $n + 1, $n + 2],
+	['a position where the first was', "kv.append('exact', 1, k(400, 1), v(400, 1))", 'ROLLBACK', $n, $n + 1],
+	['a truncated sequence', "kv.truncate('exact', 1, 70)", 'COMMIT', 70, 71],
+	['a sequence cut and as long again', "kv.truncate('exact', 1, 70), kv.append('exact', 1, k(70, 242), v(70, 242))", 'COMMIT', $n, $n + 1],
+	['a recoded sequence', "kv.recode('exact', 1, 'int8')", 'COMMIT', $n, $n + 1],
+	['a dropped sequence', "kv.drop_sequence('exact', 1)", 'COMMIT', 0, 1],
+	['a sequence dropped and made again', "kv.drop_sequence('exact', 1), kv.append('exact', 1, k(0, 312), v(0, 312))", 'COMMIT', $n, $n + 1])
+{
+	my ($name, $change, $end, $position, $length) = @$case;
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('exact', 1); SELECT kv.append('exact', 1, k(0, 312), v(0, 312))");
+	$first->query("BEGIN; SELECT $change");
+	$second->query_until(qr/sent/, "\\echo sent\nSELECT kv.append('exact', 1, k(500, 1), v(500, 1), $position);\n");
+	ok(wait_for_backends($node, "k.500, 1", 1), "$name: the second waits");
+	$first->query($end);
+	like($second->query("SELECT 'x'"), qr/$length\nx$/, "$name: and goes on");
+	is($node->safe_psql('postgres', "SELECT kv.length('exact', 1)"), $length, "$name: its token is there");
+	ok_cache($node, 'exact', "$name: sound");
+}
+$node->safe_psql('postgres', "SELECT kv.drop_sequence('exact', 1); SELECT kv.append('exact', 1, k(0, 310), v(0, 310)); "
+	  . "SELECT kv.append('exact', 1, k(400, 1), v(400, 1)), kv.append('exact', 1, k(500, 1), v(500, 1))");
+
 # Under REPEATABLE READ the second writer of a sequence is told, as for any row.
 $first->query("BEGIN ISOLATION LEVEL REPEATABLE READ");
 $first->query("SELECT kv.length('exact', 1)");

@@ -5,18 +5,44 @@
 #include "core/kv/pack_halves.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
-#include "core/error.h"
+#include "core/kv/unary_codes.h"
 
 namespace vkv::kv {
 namespace {
 
 constexpr int kBlock = kPackedBlock, kColumns = kBlock / 4;
+constexpr uint8_t kPackedForm = 2;
+constexpr int kExponents = 32;
 constexpr int kSteps = 7;                        // values of the three bits that are no exception
-constexpr uint8_t kManyInByte = 7;               // and more: the number is in two fields
-constexpr size_t kField = 5;                     // bits of an exponent
+constexpr unsigned kManyInByte = 7;              // and more: a code says by how many
 constexpr uint64_t kBytes = 0x0101010101010101;  // one in every byte
+
+// The exponents outside the seven below a top, in the order of their codes: most of a block's values are below its top, so two
+// below come for each one above.
+struct ExceptionOrder {
+    uint8_t exponent[kExponents][kExponents] = {};   // of a top and a place
+    uint8_t code_bits[kExponents][kExponents] = {};  // of a top and an exponent; 0 where no code is needed
+    uint8_t count[kExponents] = {};                  // of a top
+
+    constexpr ExceptionOrder()
+    {
+        for (int top = 0; top < kExponents; ++top) {
+            int below = top - kSteps, above = top + 1, places = 0;
+            for (int turn = 0; below >= 0 || above < kExponents; turn = (turn + 1) % 3) {
+                const bool is_below = turn < 2;
+                if (is_below ? below < 0 : above == kExponents) continue;
+                const int e = is_below ? below-- : above++;
+                exponent[top][places++] = static_cast<uint8_t>(e);
+                code_bits[top][e] = static_cast<uint8_t>(places);
+            }
+            count[top] = static_cast<uint8_t>(places);
+        }
+    }
+};
+constexpr ExceptionOrder kOrder;
 
 size_t columns_of(size_t values) { return (values + 3) / 4; }
 size_t block_bytes(size_t values) { return values + 3 * columns_of(values); }
@@ -35,61 +61,47 @@ struct Block {
 };
 
 int exponent_of(uint16_t half) { return half >> 10 & 31; }
-bool is_exception(int top, uint16_t half)
-{
-    return static_cast<unsigned>(top - exponent_of(half)) >= static_cast<unsigned>(kSteps);
-}
 
-[[noreturn]] void damaged(const char *what)
-{
-    throw Error(Errc::data_corrupted, std::string("packed halves are damaged: ") + what);
-}
+using Histogram = std::array<uint8_t, kExponents>;  // how often each exponent is in a block
 
-// Fields of five bits, one behind the other.
-class FieldWriter {
-public:
-    FieldWriter(uint8_t *out, const uint8_t *end) : out_(out), end_(end) {}
-    void put(uint32_t field)
-    {
-        held_ |= field << bits_;
-        bits_ += kField;
-        if (bits_ >= 8) flush();
-    }
-    // Null when the room did not do.
-    uint8_t *finish()
-    {
-        if (bits_ > 0) flush();
-        return out_;
-    }
-
-private:
-    void flush()
-    {
-        if (out_ == end_) out_ = nullptr;
-        if (out_ != nullptr) *out_++ = static_cast<uint8_t>(held_);
-        held_ >>= 8;
-        bits_ = bits_ > 8 ? bits_ - 8 : 0;
-    }
-    uint8_t *out_;
-    const uint8_t *end_;
-    uint32_t held_ = 0;
-    size_t bits_ = 0;
+// What a top costs a block.
+struct Cost {
+    unsigned exceptions, bits;
 };
 
-// The top of the seven exponents in a row that most values have.
-int best_top(const Block &block)
+Cost cost_of(const Histogram &h, int top)
 {
-    uint8_t count[32 + kSteps] = {};  // of exponent e at e + kSteps
-    for (size_t i = 0; i < block.n; ++i) ++count[exponent_of(block.values[i]) + kSteps];
+    const uint8_t *code = kOrder.code_bits[top];
+    unsigned exceptions = 0, bits = 0;
+    for (int e = 0; e < kExponents; ++e) {
+        bits += static_cast<unsigned>(h[e] * code[e]);
+        exceptions += code[e] > 0 ? h[e] : 0U;
+    }
+    return {exceptions, exceptions < kManyInByte ? bits : bits + exceptions - kManyInByte + 1};
+}
+
+struct Top {
+    int exponent;
+    unsigned exceptions;
+};
+
+// The top of the seven exponents in a row that most values have, or the one below it where that takes fewer bits.
+Top best_top(const Block &block)
+{
+    Histogram h{};
+    for (size_t i = 0; i < block.n; ++i) ++h[exponent_of(block.values[i])];
     int best = 31, most = -1, within = 0;
-    for (int top = 0; top < 32; ++top) {
-        within += count[top + kSteps] - count[top];
+    for (int top = 0; top < kExponents; ++top) {
+        within += h[top] - (top < kSteps ? 0 : h[top - kSteps]);
         if (within >= most) {
             most = within;
             best = top;
         }
     }
-    return best;
+    const Cost cost = cost_of(h, best);
+    if (best == 0 || cost.exceptions == 0) return {best, cost.exceptions};
+    const Cost below = cost_of(h, best - 1);
+    return below.bits < cost.bits ? Top{best - 1, below.exceptions} : Top{best, cost.exceptions};
 }
 
 // The planes of a whole block.
@@ -127,22 +139,18 @@ void write_block(const Block &block, int top, uint8_t *plane)
     for (size_t i = 0; i < 3; ++i) std::memcpy(plane + block.n + i * q, columns + i * kColumns, q);
 }
 
-// The fields of a block, and its byte of the table.
-uint8_t write_exceptions(const Block &block, int top, FieldWriter *fields)
+// The codes of a block, and its byte of the table.
+uint8_t write_exceptions(const Block &block, const Top &top, CodeWriter *codes)
 {
-    size_t exceptions = 0;
-    for (size_t i = 0; i < block.n; ++i) exceptions += is_exception(top, block.values[i]);
-    if (exceptions >= kManyInByte) {
-        fields->put(exceptions & 31);
-        fields->put(static_cast<uint32_t>(exceptions >> 5));
-    }
-    for (size_t i = 0; exceptions > 0 && i < block.n; ++i)
-        if (is_exception(top, block.values[i])) fields->put(static_cast<uint32_t>(exponent_of(block.values[i])));
-    return static_cast<uint8_t>(top | static_cast<int>(std::min<size_t>(exceptions, kManyInByte)) << 5);
+    const uint8_t *bits = kOrder.code_bits[top.exponent];
+    if (top.exceptions >= kManyInByte) codes->put(top.exceptions - kManyInByte);
+    for (size_t i = 0; top.exceptions > 0 && i < block.n; ++i)
+        if (const unsigned b = bits[exponent_of(block.values[i])]) codes->put(b - 1);
+    return static_cast<uint8_t>(top.exponent | static_cast<int>(std::min(top.exceptions, kManyInByte)) << 5);
 }
 
 // Six bits of each value, and low bytes, in the order of a whole block.
-void read_planes(const uint8_t *low, const uint8_t *columns, unsigned top, uint16_t *out, uint8_t *steps)
+void read_planes(const uint8_t *low, const uint8_t *columns, int top, uint16_t *out, uint8_t *steps)
 {
     uint8_t six[kBlock];
     for (int i = 0; i < kColumns; ++i) {
@@ -161,48 +169,33 @@ void read_planes(const uint8_t *low, const uint8_t *columns, unsigned top, uint1
     }
 }
 
-// Field i of fields that end at the last whole one: its second byte is read only when it holds a part of it.
-uint32_t field_at(const uint8_t *fields, size_t i)
+// Exceptions of the block whose codes are next: its codes for them are, afterwards.
+size_t exceptions_of(uint8_t entry, CodeReader *codes)
 {
-    const size_t bit = i * kField, shift = bit % 8;
-    uint32_t bytes = fields[bit / 8];
-    if (shift > 8 - kField) bytes |= static_cast<uint32_t>(fields[bit / 8 + 1]) << 8;
-    return bytes >> shift & 31;
+    const size_t n = entry >> 5;
+    if (n < kManyInByte) return n;
+    const size_t more = codes->next();
+    if (more > kBlock - kManyInByte) damaged_halves("with more exceptions than values");
+    return n + more;
 }
-
-// Exceptions of the block that starts at *field, which moves on to the first.
-size_t exceptions_of(uint8_t entry, const uint8_t *fields, size_t count, size_t *field)
-{
-    size_t n = entry >> 5;
-    if (n == kManyInByte) {
-        if (count - *field < 2) damaged("cut short");
-        n = field_at(fields, *field) | field_at(fields, *field + 1) << kField;
-        *field += 2;
-    }
-    if (n > count - *field) damaged("cut short");
-    return n;
-}
-
-// Fields `first` .. `first` + `count` - 1.
-struct Exceptions {
-    const uint8_t *fields;
-    size_t first, count;
-};
 
 // A byte of steps has its three bits at 2: all of them set are an exception.
-void set_exceptions(const uint8_t *steps, Exceptions e, uint16_t *values)
+void set_exceptions(const uint8_t *steps, int top, size_t count, CodeReader *codes, uint16_t *values)
 {
+    uint8_t places[kBlock];
+    size_t n = 0;
     for (size_t w = 0; w < kBlock; w += 8) {
         uint64_t word;
         std::memcpy(&word, steps + w, 8);
-        for (uint64_t all = word >> 2 & word >> 3 & word >> 4 & kBytes; all != 0; all &= all - 1) {
-            if (e.count == 0) damaged("with more exceptions than they say");
-            --e.count;
-            uint16_t &value = values[w + static_cast<size_t>(__builtin_ctzll(all)) / 8];
-            value = static_cast<uint16_t>((value & 0x83FF) | field_at(e.fields, e.first++) << 10);
-        }
+        for (uint64_t all = word >> 2 & word >> 3 & word >> 4 & kBytes; all != 0; all &= all - 1)
+            places[n++] = static_cast<uint8_t>(w + static_cast<size_t>(__builtin_ctzll(all)) / 8);
     }
-    if (e.count != 0) damaged("with fewer exceptions than they say");
+    if (n != count) damaged_halves("with another number of exceptions than they say");
+    codes->read(n, [&](size_t i, size_t number) {
+        if (number >= kOrder.count[top]) damaged_halves("with an exponent that is none");
+        uint16_t &value = values[places[i]];
+        value = static_cast<uint16_t>((value & 0x83FF) | kOrder.exponent[top][number] << 10);
+    });
 }
 
 }  // namespace
@@ -217,18 +210,18 @@ size_t pack_halves(const uint16_t *values, const RowShape &shape, uint8_t *out)
     uint8_t *data = out + kPackedHeader;
     if (table + planes < plain) {
         uint8_t *entry = data, *plane = data + table;
-        FieldWriter fields(plane + planes, data + plain);
+        CodeWriter codes(plane + planes, data + plain);
         for (size_t slot = 0; slot < slots; ++slot)
             for (size_t from = 0; from < width; from += kBlock) {
                 const Block block{values + slot * width + from, std::min<size_t>(kBlock, width - from)};
-                const int top = best_top(block);
-                *entry++ = write_exceptions(block, top, &fields);
-                write_block(block, top, plane);
+                const Top top = best_top(block);
+                *entry++ = write_exceptions(block, top, &codes);
+                write_block(block, top.exponent, plane);
                 plane += block_bytes(block.n);
             }
-        const uint8_t *end = fields.finish();
+        const uint8_t *end = codes.finish();
         if (end != nullptr && end < data + plain) {
-            out[0] = 1;
+            out[0] = kPackedForm;
             return static_cast<size_t>(end - out);
         }
     }
@@ -239,43 +232,50 @@ size_t pack_halves(const uint16_t *values, const RowShape &shape, uint8_t *out)
 // Where reading has come to.
 struct PackedRow::Cursor {
     const uint8_t *table, *plane;
-    size_t field;
+    CodeReader codes;
 };
 
 PackedRow::PackedRow(const void *bytes, size_t size) : bytes_(static_cast<const uint8_t *>(bytes))
 {
-    if (size < kPackedHeader) damaged("shorter than their header");
+    if (size < kPackedHeader) damaged_halves("shorter than their header");
     uint16_t slots, width;
     std::memcpy(&slots, bytes_ + 2, 2);
     std::memcpy(&width, bytes_ + 4, 2);
-    if (bytes_[0] > 1 || bytes_[1] != 0 || bytes_[6] != 0 || bytes_[7] != 0) damaged("of an unknown form");
-    if (slots == 0 || width == 0) damaged("without values");
-    packed_ = bytes_[0] == 1;
+    if ((bytes_[0] != 0 && bytes_[0] != kPackedForm) || bytes_[1] != 0 || bytes_[6] != 0 || bytes_[7] != 0)
+        damaged_halves("of an unknown form");
+    if (slots == 0 || width == 0) damaged_halves("without values");
+    packed_ = bytes_[0] == kPackedForm;
     shape_ = {slots, width};
     const size_t rest = size - kPackedHeader;
     if (!packed_) {
-        if (rest != 2 * shape_.values()) damaged("of another size than their shape");
+        if (rest != 2 * shape_.values()) damaged_halves("of another size than their shape");
         return;
     }
     const size_t table = blocks_of(width) * slots, planes = slot_bytes(width) * slots;
-    if (rest < table + planes) damaged("cut short");
+    if (rest < table + planes) damaged_halves("cut short");
     planes_ = bytes_ + kPackedHeader + table;
-    exceptions_ = planes_ + planes;
-    fields_ = (rest - table - planes) * 8 / kField;
+    codes_ = planes_ + planes;
     size_ = size;
 }
 
-PackedRow::Cursor PackedRow::start() const { return {bytes_ + kPackedHeader, planes_, 0}; }
+PackedRow::Cursor PackedRow::start() const { return {bytes_ + kPackedHeader, planes_, {codes_, bytes_ + size_}}; }
 
-void PackedRow::skip_slot(Cursor *at) const
+void PackedRow::skip_slots(int count, Cursor *at) const
 {
-    const size_t blocks = blocks_of(shape_.width);
-    for (size_t b = 0; b < blocks; ++b) {
+    const auto slots = static_cast<size_t>(count);
+    size_t codes = 0;
+    for (size_t b = slots * blocks_of(shape_.width); b > 0; --b) {
         const uint8_t entry = *at->table++;
-        const size_t n = exceptions_of(entry, exceptions_, fields_, &at->field);
-        at->field += n;
+        const size_t n = entry >> 5;
+        if (n < kManyInByte) {
+            codes += n;
+            continue;
+        }
+        at->codes.skip(codes);
+        codes = exceptions_of(entry, &at->codes);
     }
-    at->plane += slot_bytes(shape_.width);
+    at->codes.skip(codes);
+    at->plane += slots * slot_bytes(shape_.width);
 }
 
 void PackedRow::read_slot(Cursor *at, uint16_t *out) const
@@ -285,19 +285,19 @@ void PackedRow::read_slot(Cursor *at, uint16_t *out) const
     for (size_t left = static_cast<size_t>(shape_.width); left > 0;) {
         const size_t n = std::min<size_t>(left, kBlock), q = columns_of(n);
         const uint8_t entry = *at->table++;
-        const size_t exceptions = exceptions_of(entry, exceptions_, fields_, &at->field);
+        const int top = entry & 31;
+        const size_t exceptions = exceptions_of(entry, &at->codes);
         if (n == kBlock) {
-            read_planes(at->plane, at->plane + n, entry & 31, out, steps);
-            set_exceptions(steps, {exceptions_, at->field, exceptions}, out);
+            read_planes(at->plane, at->plane + n, top, out, steps);
+            set_exceptions(steps, top, exceptions, &at->codes, out);
         } else {
             uint8_t low[kBlock] = {}, columns[3 * kColumns] = {};
             for (size_t i = 0; i < n; ++i) low[padded_place(i, q)] = at->plane[i];
             for (size_t i = 0; i < 3; ++i) std::memcpy(columns + i * kColumns, at->plane + n + i * q, q);
-            read_planes(low, columns, entry & 31, padded, steps);
-            set_exceptions(steps, {exceptions_, at->field, exceptions}, padded);
+            read_planes(low, columns, top, padded, steps);
+            set_exceptions(steps, top, exceptions, &at->codes, padded);
             for (size_t i = 0; i < n; ++i) out[i] = padded[padded_place(i, q)];
         }
-        at->field += exceptions;
         at->plane += block_bytes(n);
         out += n;
         left -= n;
@@ -312,10 +312,10 @@ void PackedRow::read(int first, int count, uint16_t *out) const
         return;
     }
     Cursor at = start();
-    for (int slot = 0; slot < first; ++slot) skip_slot(&at);
+    skip_slots(first, &at);
     for (int slot = 0; slot < count; ++slot, out += width) read_slot(&at, out);
-    const size_t end = static_cast<size_t>(exceptions_ - bytes_) + (at.field * kField + 7) / 8;
-    if (first + count == shape_.slots && end != size_) damaged("of another size than their contents");
+    const size_t end = static_cast<size_t>(codes_ - bytes_) + at.codes.bytes();
+    if (first + count == shape_.slots && end != size_) damaged_halves("of another size than their contents");
 }
 
 }  // namespace vkv::kv

@@ -1,19 +1,21 @@
 // Rows of halves in fewer bytes, bit for bit: how a cache's tail stores its tokens.
 //
 // Of a half, the sign and ten bits of mantissa are noise, but the exponents of neighbours are alike: a block of up to 64 values
-// keeps the exponent that most lie at or up to 6 below, and three bits a value that count down from it; 7 stands for any other
-// exponent, which follows in five bits. Keys and values of language models take 14.4 bits a value so.
+// keeps a top exponent, and three bits a value that count down from it; 7 stands for any other exponent, which follows in unary:
+// the further from the top, the rarer. Keys and values of language models take 14.2 bits a value so.
 //
-//   byte 0            form: 1 packed, 0 as they are     byte 1   zero
+//   byte 0            form: 2 packed, 0 as they are (1: packed before the first release)     byte 1   zero
 //   bytes 2-3, 4-5    slots, width: there are slots runs of width values, each in blocks of 64 and a last of what is left
 //   bytes 6-7         zero
 //   form 0            2 * slots * width bytes: the halves
-//   form 1            a byte a block: bits 0-4 top exponent, bits 5-7 number of exceptions, 7 for seven and more
+//   form 2            a byte a block: bits 0-4 top exponent, bits 5-7 number of exceptions, 7 for seven and more
 //                     block by block: n low bytes of mantissa, then 3 * q bytes, q = ceil(n / 4): value i is in column i % q,
 //                       quarter i / q; quarters 0 to 2 are bits 0-5 of the bytes in a column, quarter 3 their bits 6-7, lowest
 //                       first. Six bits: 0-1 mantissa, 2-4 steps below the top, 5 sign
-//                     exceptions, 5 bits each from the lowest on: of each block in order first, if its byte says 7, their number
-//                       in two fields, low one first; then an exponent a value that has 7 steps
+//                     unary codes, from the lowest bit on: as many zeros as the number says, and a one. Of each block in order
+//                       first, if its byte says 7, by how many its exceptions exceed 7; then, for each value that has 7 steps,
+//                       the place of its exponent in the order top - 7, top - 8, top + 1, top - 9, top - 10, top + 2 and so on,
+//                       without those that are not from 0 to 31
 //
 // A slot can be read without the others. Packed bytes are only used where they are fewer, so a row never takes more than its
 // halves and the 8 bytes in front.
@@ -49,11 +51,11 @@ public:
 private:
     struct Cursor;
     Cursor start() const;
-    void skip_slot(Cursor *at) const;
+    void skip_slots(int count, Cursor *at) const;
     void read_slot(Cursor *at, uint16_t *out) const;
 
-    const uint8_t *bytes_, *planes_ = nullptr, *exceptions_ = nullptr;
-    size_t size_ = 0, fields_ = 0;  // whole fields of five bits behind the planes
+    const uint8_t *bytes_, *planes_ = nullptr, *codes_ = nullptr;
+    size_t size_ = 0;
     RowShape shape_{};
     bool packed_ = false;
 };

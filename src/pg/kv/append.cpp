@@ -1,7 +1,7 @@
 // kv.append and kv.seal: tokens into the tail, full tiles out of it.
 //
-// One writer a sequence: the header row is locked first. New tokens become rows of the tail, except those that a full tile takes at
-// once; tiles take what lies wholly behind the newest tail_tokens. Everything is one transaction's work.
+// One writer a sequence: the header row is changed first, which locks it. New tokens become rows of the tail, except those that a
+// full tile takes at once; tiles take what lies wholly behind the newest tail_tokens. Everything is one transaction's work.
 
 #include <string>
 
@@ -58,63 +58,117 @@ Sequence *open_sequence(Cache *c, int64_t seq)
             errhint("A row security policy hides it, or another transaction dropped it meanwhile."));
 }
 
-// Moves what may be sealed out of tail and new tokens; returns the position up to which tokens are in tiles now.
-int32_t seal(Cache *c, Sequence *s, Tokens *tokens, int32_t stop, bool all)
-{
+// The tiles that a call writes, and up to where everything is in tiles then.
+struct Sealing {
     TilePlan *plans;
-    const int count = plan_tiles(c, c->codec, s->sealed, stop, all, &plans);
-    if (count == 0) return s->sealed;
-    const int32_t sealed = plans[count - 1].pos + plans[count - 1].tokens;
-    tokens->tail = read_whole_tail(c, s, std::min(sealed, s->length), CurrentMemoryContext);
-    write_tiles(c, s->own(), *tokens, plans, count);
-    if (s->length > s->sealed) {
-        Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->sealed), Int32GetDatum(std::min(sealed, s->length))};
-        run_plan(c, Plan::tail_delete, values);
+    int count;
+    int32_t stop;
+};
+
+Sealing plan_sealing(const Cache *c, const Sequence *s, int32_t stop, bool all)
+{
+    Sealing sealing{nullptr, 0, s->sealed};
+    sealing.count = plan_tiles(c, c->codec, s->sealed, stop, all, &sealing.plans);
+    if (sealing.count > 0) {
+        const TilePlan &last = sealing.plans[sealing.count - 1];
+        sealing.stop = last.pos + last.tokens;
     }
-    return sealed;
+    return sealing;
+}
+
+// Moves what is planned out of the tail, which s describes, and the new tokens.
+void write_sealing(Cache *c, const Sequence *s, Tokens *tokens, const Sealing &sealing)
+{
+    if (sealing.count == 0) return;
+    const int32_t in_tail = std::min(sealing.stop, s->length);
+    tokens->tail = read_whole_tail(c, s, in_tail, CurrentMemoryContext);
+    write_tiles(c, s->own(), *tokens, sealing.plans, sealing.count);
+    if (s->length == s->sealed) return;
+    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->sealed), Int32GetDatum(in_tail)};
+    run_plan(c, Plan::tail_delete, values);
+}
+
+// A sequence that a call appends to, locked, and what its header says already: `before` is what it said.
+struct Extension {
+    const Sequence *before;
+    int32_t length;
+    Sealing sealing;
+};
+
+Extension extension_of(const Append &a, const Sequence *s)
+{
+    const int32_t length = s->length + static_cast<int32_t>(a.k.shape[2]);
+    return {s, length, plan_sealing(a.cache, s, length - a.cache->exact_tail(), false)};
+}
+
+bool fits(const Append &a, const Sequence *s)
+{
+    return (!a.has_position || a.position == s->length) && a.k.shape[2] <= static_cast<uint32_t>(INT32_MAX - 1 - s->length);
+}
+
+[[noreturn]] void raise_misfit(const Append &a, const Sequence *s)
+{
+    char text[200];
+    if (a.has_position && a.position != s->length) {
+        snprintf(text, sizeof text, "sequence %lld of cache \"%s\" has %d tokens, cannot append at position %d",
+                 static_cast<long long>(a.seq), a.cache->name, s->length, a.position);
+        throw Error(Errc::wrong_state, text, a.position < s->length ? "kv.truncate removes tokens." : "");
+    }
+    snprintf(text, sizeof text, "sequence %lld of cache \"%s\" cannot hold %lld tokens", static_cast<long long>(a.seq),
+             a.cache->name, static_cast<long long>(s->length) + a.k.shape[2]);
+    throw Error(Errc::limit_exceeded, text, "A sequence holds at most 2147483646 tokens.");
+}
+
+// Most calls add to a sequence that nobody else writes: changing the row that was seen, if it still is what it was, locks it, and
+// spares a lock before that, which is logged, too. False: nothing happened.
+bool extend_as_seen(const Append &a, Extension *extension)
+{
+    Cache *c = a.cache;
+    const Sequence *s = peek_sequence(c, a.seq, CurrentMemoryContext);
+    if (!s || s->spans == 0 || !fits(a, s) || present_length(c, s) != s->length) return false;
+    *extension = extension_of(a, s);
+    return extend_sequence(c, s, extension->length, extension->sealing.stop);
+}
+
+void extend_locked(const Append &a, Extension *extension)
+{
+    Cache *c = a.cache;
+    Sequence *s = open_sequence(c, a.seq);
+    const int32_t present = present_length(c, s);
+    const bool lost = present < s->length;  // other tokens will stand where the lost ones stood
+    s->length = present;
+    if (!fits(a, s)) raise_misfit(a, s);
+    const bool fresh = s->spans == 0;
+    if (fresh) start_extent(s, 0, CurrentMemoryContext);
+    if (lost) s->epoch = new_id();
+    *extension = extension_of(a, s);
+    if (a.k.shape[2] == 0) return;
+    if (!fresh && !lost) {
+        if (!extend_sequence(c, s, extension->length, extension->sealing.stop)) no_sequence(c, a.seq);
+        return;
+    }
+    Sequence after = *s;
+    after.length = extension->length;
+    after.sealed = extension->sealing.stop;
+    write_sequence(c, &after);
 }
 
 int32_t append(const Append &a)
 {
     Cache *c = a.cache;
-    const uint32_t count = a.k.shape[2];
-    Sequence *s = open_sequence(c, a.seq);
-    const int32_t present = present_length(c, s);
-    const bool lost = present < s->length;  // other tokens will stand where the lost ones stood
-    s->length = present;
-    if (lost) s->epoch = new_id();
-    if (a.has_position && a.position != s->length) {
-        char text[200];
-        snprintf(text, sizeof text, "sequence %lld of cache \"%s\" has %d tokens, cannot append at position %d",
-                 static_cast<long long>(a.seq), c->name, s->length, a.position);
-        throw Error(Errc::wrong_state, text, a.position < s->length ? "kv.truncate removes tokens." : "");
-    }
-    if (count > static_cast<uint32_t>(INT32_MAX - 1 - s->length)) {
-        char text[200];
-        snprintf(text, sizeof text, "sequence %lld of cache \"%s\" cannot hold %lld tokens", static_cast<long long>(a.seq), c->name,
-                 static_cast<long long>(s->length) + count);
-        throw Error(Errc::limit_exceeded, text, "A sequence holds at most 2147483646 tokens.");
-    }
-    if (count == 0) return s->length;
-    const bool fresh = s->spans == 0;
-    if (fresh) start_extent(s, 0, CurrentMemoryContext);
+    Extension extension;
+    if (a.k.shape[2] == 0 || !extend_as_seen(a, &extension)) extend_locked(a, &extension);
+    if (a.k.shape[2] == 0) return extension.length;
+    const Sequence *s = extension.before;
     Tokens tokens;
     tokens.first_new = s->length;
-    tokens.count_new = static_cast<int32_t>(count);
+    tokens.count_new = static_cast<int32_t>(a.k.shape[2]);
     tokens.k = a.k;
     tokens.v = a.v;
-    const int32_t length = s->length + static_cast<int32_t>(count);
-    const int32_t sealed = seal(c, s, &tokens, length - c->exact_tail(), false);
-    const int32_t first_tail = std::max(sealed, s->length);
+    write_sealing(c, s, &tokens, extension.sealing);
     tokens.tail = TailHalves{s->length, 0, nullptr, nullptr};
-    write_tail(c, s->own(), tokens, first_tail, length);
-    s->length = length;
-    s->sealed = sealed;
-    if (fresh || lost)
-        write_sequence(c, s);
-    else
-        write_extent(c, s);
-    return length;
+    write_tail(c, s->own(), tokens, std::max(extension.sealing.stop, s->length), extension.length);
+    return extension.length;
 }
 
 }  // namespace
@@ -158,16 +212,18 @@ SQL_FUNCTION(kv_seal)
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
     Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
-    s->length = present_length(c, s);
-    const int32_t before = s->sealed;
-    if (s->length > before) {
+    const int32_t length = present_length(c, s);
+    int32_t count = 0;
+    if (length > s->sealed) {
+        const Sealing sealing = plan_sealing(c, s, length, true);
         Tokens tokens;
-        tokens.first_new = s->length;
-        s->sealed = seal(c, s, &tokens, s->length, true);
-        write_extent(c, s);
+        tokens.first_new = length;
+        if (!extend_sequence(c, s, length, sealing.stop)) no_sequence(c, s->seq);
+        write_sealing(c, s, &tokens, sealing);
+        count = sealing.stop - s->sealed;
     }
     SPI_finish();
-    PG_RETURN_INT32(s->sealed - before);
+    PG_RETURN_INT32(count);
 }
 
 }  // namespace vkv::kv

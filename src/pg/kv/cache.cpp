@@ -169,7 +169,8 @@ constexpr Statement kStatements[kPlans] = {
     /* header_read */ {VKV_HEADER "ANY ($1)", "E"},
     /* header_lock */ {VKV_HEADER "$1 FOR NO KEY UPDATE", "8"},
     /* header_insert */ {"INSERT INTO {h} (seq) VALUES ($1) ON CONFLICT DO NOTHING", "8"},
-    /* header_extend */ {"UPDATE {h} SET length = $2, sealed = $3 WHERE seq = $1", "844"},
+    /* header_extend */
+    {"UPDATE {h} SET length = $2, sealed = $3 WHERE seq = $1 AND length = $4 AND sealed = $5 AND epoch = $6", "844448"},
     /* header_update */
     {"UPDATE {h} SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq = $1", "8448EI"},
     /* header_fork */ {"UPDATE {h} SET forks = forks + 1 WHERE seq = $1", "8"},

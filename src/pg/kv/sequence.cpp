@@ -212,6 +212,15 @@ Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext co
     return result;
 }
 
+Sequence *peek_sequence(Cache *c, int64_t seq, MemoryContext context)
+{
+    CommandCounterIncrement();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    Sequence *s = read_sequence(c, seq, context);
+    PopActiveSnapshot();
+    return s;
+}
+
 Sequence *lock_sequence(Cache *c, int64_t seq, MemoryContext context)
 {
     Datum values[] = {Int64GetDatum(seq)};
@@ -250,11 +259,12 @@ void start_extent(Sequence *s, int32_t stop, MemoryContext context)
 
 bool wrote_header() { return TransactionIdIsValid(writer) && writer == GetTopTransactionIdIfAny(); }
 
-void write_extent(Cache *c, const Sequence *s)
+bool extend_sequence(Cache *c, const Sequence *s, int32_t length, int32_t sealed)
 {
     writer = GetTopTransactionId();
-    Datum values[] = {Int64GetDatum(s->seq), Int32GetDatum(s->length), Int32GetDatum(s->sealed)};
-    if (run_plan(c, Plan::header_extend, values) != 1) no_sequence(c, s->seq);
+    Datum values[] = {Int64GetDatum(s->seq),    Int32GetDatum(length),    Int32GetDatum(sealed),
+                      Int32GetDatum(s->length), Int32GetDatum(s->sealed), Int64GetDatum(s->epoch)};
+    return run_plan(c, Plan::header_extend, values) == 1;
 }
 
 void write_sequence(Cache *c, const Sequence *s)

@@ -22,6 +22,8 @@ int64_t new_id();
 Sequence *read_sequence(Cache *cache, int64_t seq, MemoryContext context);
 // In the order of seqs; raises undefined_object for one that is missing.
 Sequence *read_sequences(Cache *cache, ArrayType *seqs, int *count, MemoryContext context);
+// As the next statement would see it, and not locked.
+Sequence *peek_sequence(Cache *cache, int64_t seq, MemoryContext context);
 // Locked until the transaction ends, in its newest version.
 Sequence *lock_sequence(Cache *cache, int64_t seq, MemoryContext context);
 Sequence *lock_sequence_or_raise(Cache *cache, int64_t seq, MemoryContext context);
@@ -30,7 +32,9 @@ Sequence *lock_sequence_or_raise(Cache *cache, int64_t seq, MemoryContext contex
 // Replaces spans: those below `stop`, then an extent of its own.
 void start_extent(Sequence *s, int32_t stop, MemoryContext context);
 
-void write_extent(Cache *cache, const Sequence *s);  // length and sealed only: more of the same epoch
+// More tokens of the same epoch, or more of them sealed: false when the row is not what `s` says (any more), which only happens to
+// one that is not locked. Afterwards it is.
+bool extend_sequence(Cache *cache, const Sequence *s, int32_t length, int32_t sealed);
 void write_sequence(Cache *cache, const Sequence *s);
 // Whether this transaction has done so: sequences that it sees may hold tokens that are not committed.
 bool wrote_header();
