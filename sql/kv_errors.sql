@@ -116,6 +116,16 @@ SELECT kv.max_error(output, filled(0, 1, 4, 16)), lse FROM kv.attend('e', '{5}',
 SELECT kv.shape(kv.attend('e', '{}', 0, filled(1, 0, 4, 16)));
 SELECT count(*) FROM kv.weights('e', 5, 0, filled(1, 4, 16));
 
+-- A read-only transaction reads and writes nothing.
+BEGIN READ ONLY;
+SELECT kv.length('e', 1), kv.shape(kv.attend('e', '{1}', 0, filled(1, 1, 4, 16)));
+SELECT call, state, message FROM unnest(ARRAY[
+	$$ kv.append('e', 1, filled(1, 2, 2, 1, 16), filled(1, 2, 2, 1, 16)) $$, $$ kv.append('e', 99, filled(1, 2, 2, 1, 16), filled(1, 2, 2, 1, 16)) $$,
+	$$ kv.append('e', 1, filled(1, 2, 2, 0, 16), filled(1, 2, 2, 0, 16)) $$, $$ kv.seal('e', 1) $$, $$ kv.truncate('e', 1, 1) $$, $$ kv.fork('e', 1, 99) $$,
+	$$ kv.recode('e', 1, 'int4') $$, $$ kv.drop_sequence('e', 1) $$, $$ kv.create_cache('e2', 2, 4, 2, 16) $$, $$ kv.drop_cache('e') $$]) call,
+	fails('SELECT ' || call);
+COMMIT;
+
 -- Damage is found where it is read, and named: a missing tile, a tile in the wrong place, a changed bit, a header that lies.
 SELECT kv.seal('e', 1);
 CREATE TABLE damage AS SELECT s.*, seq FROM e_sealed s JOIN e ON e.extents[1] = s.extent WHERE seq = 1 AND layer = 1 AND head = 1 AND pos = 4;

@@ -65,7 +65,12 @@ my $attend = "SELECT kv.attend('loose', '{7}', 1, q_batch(1, 1))";
 my $there = $standby->safe_psql('postgres', $attend);
 isnt($there, $primary->safe_psql('postgres', $attend), 'attention on the standby lacks the tail');
 is($there, $primary->safe_psql('postgres', "SELECT kv.truncate('loose', 7, $sealed); $attend") =~ s/^\d+\n//r, 'and is that of the sealed tokens');
-like(sqlstate_of($standby, "SELECT kv.append('chat', 2, k(0, 1), v(0, 1))"), qr/^25006: /, 'a standby takes no tokens');
+foreach my $call ("append('chat', 2, k(0, 1), v(0, 1))", "append('chat', 99, k(0, 1), v(0, 1))", "append('loose', 7, k(0, 1), v(0, 1))", "seal('chat', 2)",
+	"truncate('chat', 2, 1)", "fork('chat', 2, 99)", "recode('chat', 2, 'int8')", "drop_sequence('chat', 2)", "create_cache('more', 1, 1, 1, 16)",
+	"drop_cache('chat')")
+{
+	like(sqlstate_of($standby, "SELECT kv.$call"), qr/^25006: /, "a standby refuses kv.$call");
+}
 
 $primary->stop;
 $standby->promote;

@@ -185,6 +185,12 @@ void find_planned(Cache *c, ArrayType *seqs, const int64_t *wanted, int n, Memor
     }
 }
 
+// Before the row is changed, whose triggers may read. On a standby the change itself is refused, with its own words.
+void note_writer()
+{
+    if (!RecoveryInProgress()) writer = GetTopTransactionId();
+}
+
 }  // namespace
 
 Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
@@ -261,7 +267,7 @@ bool wrote_header() { return TransactionIdIsValid(writer) && writer == GetTopTra
 
 bool extend_sequence(Cache *c, const Sequence *s, int32_t length, int32_t sealed)
 {
-    writer = GetTopTransactionId();
+    note_writer();
     Datum values[] = {Int64GetDatum(s->seq),    Int32GetDatum(length),    Int32GetDatum(sealed),
                       Int32GetDatum(s->length), Int32GetDatum(s->sealed), Int64GetDatum(s->epoch)};
     return run_plan(c, Plan::header_extend, values) == 1;
@@ -269,7 +275,7 @@ bool extend_sequence(Cache *c, const Sequence *s, int32_t length, int32_t sealed
 
 void write_sequence(Cache *c, const Sequence *s)
 {
-    writer = GetTopTransactionId();
+    note_writer();
     Datum values[] = {Int64GetDatum(s->seq),   Int32GetDatum(s->length), Int32GetDatum(s->sealed),
                       Int64GetDatum(s->epoch), extents_array(s),         stops_array(s)};
     if (run_plan(c, Plan::header_update, values) != 1) no_sequence(c, s->seq);
