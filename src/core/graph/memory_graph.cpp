@@ -167,18 +167,10 @@ void MemoryGraph::store_list(const LinkList &from, Link *to, int level) const
 
 void MemoryGraph::set_links(uint32_t id, int level, const Selected &to, Scratch &s)
 {
-    Link *l = list(id, level);
-    SpinLock lock(node(id)->lock);
-    LinkList before;
-    load_list(l, level, &before);
     s.list.links = to.kept;
     s.list.diverse = to.diverse;
-    // Others may have linked to this node already, having met it on a higher level: their links stay while there is room.
-    for (const Candidate &c : before.links) {
-        const bool known = std::any_of(to.kept.begin(), to.kept.end(), [&](const Candidate &k) { return k.id == c.id; });
-        if (!known && s.list.links.size() < max_links(level)) s.list.links.push_back(c);
-    }
-    store_list(s.list, l, level);
+    SpinLock lock(node(id)->lock);
+    store_list(s.list, list(id, level), level);
 }
 
 void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s)
@@ -198,28 +190,30 @@ void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level
     store_list(s.list, l, level);
 }
 
+// A node has all of its own links, on every level, before the first one leads to it: whoever meets it meanwhile, on a level above,
+// goes on from its lists. One that ended at lists still empty would know no other neighbour, and be lost with all that follow it.
 void MemoryGraph::link(uint32_t id, Scratch &s)
 {
-    const int level = node(id)->level;
     MemoryView view(*this, code(id));
     auto never = [] { return false; };
     const uint32_t first = entry_.load(std::memory_order_acquire);
-    const int top = top_level_.load(std::memory_order_acquire);
+    const int top = top_level_.load(std::memory_order_acquire), level = std::min<int>(node(id)->level, top);
     const uint32_t at = descend(view, s.search, first, top, level, never);
     std::vector<uint32_t> entries{at};
-    for (int l = std::min(level, top); l >= 0; --l) {
+    for (int l = level; l >= 0; --l) {
         enter(view, s.search, entries.data(), entries.size(), params_.ef_construction);
         search_layer(view, s.search, l, never);
         s.found.clear();
         entries.clear();
         for (const Pool::Entry &e : s.search.pool.entries()) {
             entries.push_back(e.id);
-            if (e.id != id) s.found.push_back({e.distance, e.id});
+            s.found.push_back({e.distance, e.id});
         }
-        select_neighbors(view, s.found, max_links(l), true, s.selected);
-        set_links(id, l, s.selected, s);
-        for (const Candidate &c : s.selected.kept) add_link(c.id, id, c.distance, l, s);
+        select_neighbors(view, s.found, max_links(l), true, s.selected[static_cast<size_t>(l)]);
     }
+    for (int l = level; l >= 0; --l) set_links(id, l, s.selected[static_cast<size_t>(l)], s);
+    for (int l = level; l >= 0; --l)
+        for (const Candidate &c : s.selected[static_cast<size_t>(l)].kept) add_link(c.id, id, c.distance, l, s);
 }
 
 bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)> &poll)

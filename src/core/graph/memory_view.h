@@ -46,7 +46,7 @@ struct MemoryView {
 
 struct MemoryGraph::Scratch {
     SearchState search;
-    Selected selected;
+    Selected selected[kMaxLevel + 1];  // of each level
     LinkList list;
     std::vector<Candidate> found;
     std::vector<uint32_t> ids;
