@@ -74,6 +74,15 @@ void search(View &view, const MemoryGraph &graph, size_t width, SearchState &s)
     search_layer(view, s, 0, go_on);
 }
 
+// What a search of this width for x finds, nearest first; it lies in s.
+inline const auto &found_for(const Built &b, const VectorView &x, size_t width, SearchState &s)
+{
+    const auto scorer = b.codec->query(x);
+    QueryView view{*b.graph, *scorer};
+    search(view, *b.graph, width, s);
+    return s.pool.entries();
+}
+
 inline std::vector<std::vector<size_t>> exact_neighbours(const Rows &rows, const Rows &queries, Metric metric)
 {
     std::vector<std::vector<size_t>> all;
@@ -92,11 +101,8 @@ inline double recall(const Built &b, const Rows &rows, const Rows &queries, Metr
     size_t hits = 0;
     SearchState s;
     for (size_t q = 0; q < queries.size(); ++q) {
-        const auto scorer = b.codec->query(queries.view(q));
-        QueryView view{*b.graph, *scorer};
-        search(view, *b.graph, width, s);
         std::vector<std::pair<double, size_t>> found;
-        for (const Pool::Entry &e : s.pool.entries())
+        for (const Pool::Entry &e : found_for(b, queries.view(q), width, s))
             found.emplace_back(exact_distance(metric, queries.view(q), rows.view(b.graph->tid(e.id))), b.graph->tid(e.id));
         std::sort(found.begin(), found.end());
         found.resize(std::min(found.size(), kK));

@@ -70,10 +70,7 @@ size_t lost_to_search(const Built &b, const Rows &rows, size_t width)
     size_t lost = 0;
     SearchState s;
     for (size_t i = 0; i < rows.size(); ++i) {
-        const auto scorer = b.codec->query(rows.view(i));
-        QueryView view{*b.graph, *scorer};
-        search(view, *b.graph, width, s);
-        const auto &found = s.pool.entries();
+        const auto &found = found_for(b, rows.view(i), width, s);
         lost += std::none_of(found.begin(), found.end(), [&](const Pool::Entry &e) { return b.graph->tid(e.id) == i; });
     }
     return lost;
@@ -283,10 +280,7 @@ TEST(Search, WhatFallsOutOfThePoolIsKept)
     SearchState s;
     s.keep_dropped = true;
     for (size_t q = 0; q < queries.size(); ++q) {
-        const auto scorer = b.codec->query(queries.view(q));
-        QueryView view{*b.graph, *scorer};
-        search(view, *b.graph, 20, s);
-        EXPECT_EQ(s.pool.entries().size(), 20u);
+        EXPECT_EQ(found_for(b, queries.view(q), 20, s).size(), 20u);
         std::set<uint32_t> met;
         for (const Pool::Entry &e : s.pool.entries()) EXPECT_TRUE(met.insert(e.id).second);
         for (const Candidate &c : s.dropped) {

@@ -89,7 +89,7 @@ uint32_t MemoryGraph::links(uint32_t id, int level, uint32_t *out) const
     if (level > node(id)->level) return 0;
     const Link *l = list(id, level);
     const uint32_t n = std::min(count_of(l[0].load(std::memory_order_acquire)), max_links(level));
-    for (uint32_t i = 0; i < n; ++i) out[i] = l[1 + i].load(std::memory_order_relaxed);
+    for (uint32_t i = 0; i < n; ++i) out[i] = l[1 + i].load(std::memory_order_acquire);
     return n;
 }
 
@@ -155,21 +155,22 @@ void MemoryGraph::load_list(Link *from, int level, LinkList *to) const
     to->diverse = word >> 16;
 }
 
+// Each id is released by itself: a reader may meet it beside an older count, and must see the lists of its node all the same.
 void MemoryGraph::store_list(const LinkList &from, Link *to, int level) const
 {
     float *distance = distances_in(to, level);
     for (uint32_t i = 0; i < from.links.size(); ++i) {
-        to[1 + i].store(from.links[i].id, std::memory_order_relaxed);
+        to[1 + i].store(from.links[i].id, std::memory_order_release);
         distance[i] = from.links[i].distance;
     }
     to[0].store(static_cast<uint32_t>(from.links.size() | from.diverse << 16), std::memory_order_release);
 }
 
+// Without the lock: nobody can know the node yet.
 void MemoryGraph::set_links(uint32_t id, int level, const Selected &to, Scratch &s)
 {
     s.list.links = to.kept;
     s.list.diverse = to.diverse;
-    SpinLock lock(node(id)->lock);
     store_list(s.list, list(id, level), level);
 }
 
