@@ -8,6 +8,7 @@
 #include <exception>
 #include <string_view>
 
+#include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 
 namespace vkv {
@@ -79,10 +80,23 @@ void describe(PendingError *pending, int sqlstate, std::string_view message) noe
     pending->sqlstate = pending->message != nullptr ? sqlstate : ERRCODE_OUT_OF_MEMORY;
 }
 
-// Puts PostgreSQL's error state back however the guarded code is left.
+// Puts PostgreSQL's state back however the guarded code is left.
+//
+// An error resets more than its handler: errfinish() sets the hold-off counters to 0, as if nothing were held any more. Here locks
+// are held still, and the destructors that release them count down: from 0 they would come to 2^32 - 1, and this backend could
+// never be cancelled or ended again. (CritSectionCount needs nothing: an error within a critical section is a PANIC.) Those
+// destructors release pins, too, from the resource owner they were made for, which code that raises may have exchanged.
 class StateGuard {
 public:
-    StateGuard() noexcept : exceptions_(PG_exception_stack), callbacks_(error_context_stack), memory_(CurrentMemoryContext) {}
+    StateGuard() noexcept
+        : exceptions_(PG_exception_stack),
+          callbacks_(error_context_stack),
+          memory_(CurrentMemoryContext),
+          resources_(CurrentResourceOwner),
+          interrupts_(InterruptHoldoffCount),
+          cancels_(QueryCancelHoldoffCount)
+    {
+    }
     ~StateGuard()
     {
         PG_exception_stack = exceptions_;
@@ -95,12 +109,17 @@ public:
         PG_exception_stack = exceptions_;
         error_context_stack = callbacks_;
         MemoryContextSwitchTo(memory_);
+        CurrentResourceOwner = resources_;
+        InterruptHoldoffCount = interrupts_;
+        QueryCancelHoldoffCount = cancels_;
     }
 
 private:
     sigjmp_buf *exceptions_;
     ErrorContextCallback *callbacks_;
     MemoryContext memory_;
+    ResourceOwner resources_;
+    uint32 interrupts_, cancels_;
 };
 
 // Moves the error out of PostgreSQL's stack; null if even that fails for want of memory.
@@ -129,6 +148,7 @@ void run_guarded(void (*body)(void *), void *argument)
     sigjmp_buf jump;
     if (sigsetjmp(jump, 0) == 0) {
         PG_exception_stack = &jump;
+        fault_point();
         body(argument);
         return;
     }
@@ -159,7 +179,12 @@ void capture_exception(PendingError *pending) noexcept
 
 void raise_pending(const PendingError &pending)
 {
-    if (pending.pg_error != nullptr) ReThrowError(pending.pg_error);
+    if (pending.pg_error != nullptr) {
+        // As errfinish() does for a new error: whatever the caller holds is released by its abort, which counts for itself.
+        InterruptHoldoffCount = 0;
+        QueryCancelHoldoffCount = 0;
+        ReThrowError(pending.pg_error);
+    }
     ereport(ERROR, (errcode(pending.sqlstate), errmsg_internal("%s", pending.message != nullptr ? pending.message : kOutOfMemory),
                     pending.detail != nullptr ? errdetail_internal("%s", pending.detail) : 0,
                     pending.hint != nullptr ? errhint("%s", pending.hint) : 0));

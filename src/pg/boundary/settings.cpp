@@ -5,6 +5,7 @@
 
 #include "core/simd/kernels.h"
 #include "pg/boundary/boundary.h"
+#include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 
 namespace vkv {
@@ -41,6 +42,7 @@ void init_settings()
     DefineCustomEnumVariable("vectorkv.simd", "Sets the instruction set of the distance kernels.",
                              "\"auto\" takes the best one of the processor.", &simd_setting, kAuto, kSimdOptions, PGC_USERSET, 0,
                              entry<check_simd>, entry<assign_simd>, nullptr);
+    init_fault_setting();
 }
 
 void reserve_setting_names() { MarkGUCPrefixReserved("vectorkv"); }

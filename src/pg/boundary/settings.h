@@ -3,7 +3,7 @@
 
 namespace vkv {
 
-// Defines vectorkv.simd (auto, scalar, neon, avx2, avx512).
+// Defines vectorkv.simd (auto, scalar, neon, avx2, avx512), and vectorkv.fault_after (fault.h).
 void init_settings();
 
 // Call after all settings are defined: unknown names under vectorkv are refused from then on.

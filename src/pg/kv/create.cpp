@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pg/boundary/boundary.h"
+#include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
 #include "pg/kv/rope.h"
@@ -148,6 +149,7 @@ void execute(const char *format, ...)
         if (needed == 0) break;
         enlargeStringInfo(&sql, needed);
     }
+    fault_point();
     const int status = SPI_execute(sql.data, false, 0);
     if (status < 0) elog(ERROR, "\"%s\" failed: %s", sql.data, SPI_result_code_string(status));
 }

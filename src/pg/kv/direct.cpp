@@ -3,6 +3,7 @@
 #include "pg/kv/direct.h"
 
 #include "pg/boundary/boundary.h"
+#include "pg/boundary/fault.h"
 
 namespace vkv::kv {
 namespace {
@@ -43,6 +44,7 @@ Oid key_index(Relation rel, const DirectLayout &layout)
 bool open_direct(Oid table, const DirectLayout &layout, DirectTable *opened)
 {
     if (!may_read_all(table)) return false;
+    fault_point();
     Relation rel = table_open(table, AccessShareLock);
     *opened = {rel, as_it_was_made(rel, layout) ? key_index(rel, layout) : InvalidOid};
     if (OidIsValid(opened->index)) return true;
@@ -59,7 +61,11 @@ DirectScan::DirectScan(const DirectTable &table, int keys)
 {
 }
 
-void DirectScan::start(ScanKeyData *keys, int n) { index_rescan(scan_, keys, n, nullptr, 0); }
+void DirectScan::start(ScanKeyData *keys, int n)
+{
+    fault_point();
+    index_rescan(scan_, keys, n, nullptr, 0);
+}
 
 TupleTableSlot *DirectScan::next() { return index_getnext_slot(scan_, ForwardScanDirection, slot_) ? slot_ : nullptr; }
 

@@ -6,6 +6,7 @@
 #include "pg/kv/sequence.h"
 
 #include "pg/boundary/boundary.h"
+#include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/direct.h"
 
@@ -135,6 +136,7 @@ int64_t new_id() { return static_cast<int64_t>(new_tile_id()); }
 uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 {
     SPIPlanPtr prepared = plan_of(c, plan);
+    fault_point();
     int status = SPI_execute_plan(prepared, values, nullptr, read_only, 0);
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     return SPI_processed;

@@ -3,6 +3,7 @@
 #include "pg/kv/source.h"
 
 #include "pg/boundary/boundary.h"
+#include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/span_tiles.h"
 
@@ -46,6 +47,7 @@ void visit_planned(const Visit &v, const Span &span, Progress *progress)
     Portal portal = SPI_cursor_open(nullptr, plan_of(v.cache, Plan::sealed_read), values, nullptr, true);
     progress->begin(span.extent, span.from, span.to);
     for (;;) {
+        fault_point();
         SPI_cursor_fetch(portal, true, kFetch);
         const uint64_t rows = SPI_processed;
         if (rows == 0) break;
