@@ -10,6 +10,7 @@
 #include <new>
 #include <thread>
 
+#include "core/graph/in_flight.h"
 #include "core/graph/memory_view.h"
 #include "core/graph/workers.h"
 
@@ -86,11 +87,16 @@ size_t MemoryGraph::code_size(uint32_t id) const { return codec_.code_size() ? c
 
 uint32_t MemoryGraph::links(uint32_t id, int level, uint32_t *out) const
 {
-    if (level > node(id)->level) return 0;
+    const Node *of = node(id);
+    if (level > of->level) return 0;
     const Link *l = list(id, level);
-    const uint32_t n = std::min(count_of(l[0].load(std::memory_order_acquire)), max_links(level));
-    for (uint32_t i = 0; i < n; ++i) out[i] = l[1 + i].load(std::memory_order_acquire);
-    return n;
+    for (int tries = 0;; ++tries) {
+        const uint16_t before = of->version.load(std::memory_order_acquire);
+        const uint32_t n = std::min(count_of(l[0].load(std::memory_order_acquire)), max_links(level));
+        for (uint32_t i = 0; i < n; ++i) out[i] = l[1 + i].load(std::memory_order_acquire);
+        if (before % 2 == 0 && of->version.load(std::memory_order_relaxed) == before) return n;
+        if (tries > 64) std::this_thread::yield();
+    }
 }
 
 uint32_t MemoryGraph::find_equal(uint64_t hash, const uint8_t *code_bytes, size_t bytes) const
@@ -155,15 +161,20 @@ void MemoryGraph::load_list(Link *from, int level, LinkList *to) const
     to->diverse = word >> 16;
 }
 
-// Each id is released by itself: a reader may meet it beside an older count, and must see the lists of its node all the same.
-void MemoryGraph::store_list(const LinkList &from, Link *to, int level) const
+// Every word is released by itself: who reads one of them sees that the version has changed, and the lists of the node it names.
+void MemoryGraph::store_list(const LinkList &from, uint32_t id, int level) const
 {
+    Link *to = list(id, level);
     float *distance = distances_in(to, level);
+    std::atomic<uint16_t> &version = node(id)->version;
+    const uint16_t before = version.load(std::memory_order_relaxed);
+    version.store(static_cast<uint16_t>(before + 1), std::memory_order_relaxed);
     for (uint32_t i = 0; i < from.links.size(); ++i) {
         to[1 + i].store(from.links[i].id, std::memory_order_release);
         distance[i] = from.links[i].distance;
     }
     to[0].store(static_cast<uint32_t>(from.links.size() | from.diverse << 16), std::memory_order_release);
+    version.store(static_cast<uint16_t>(before + 2), std::memory_order_release);
 }
 
 // Without the lock: nobody can know the node yet.
@@ -171,7 +182,7 @@ void MemoryGraph::set_links(uint32_t id, int level, const Selected &to, Scratch 
 {
     s.list.links = to.kept;
     s.list.diverse = to.diverse;
-    store_list(s.list, list(id, level), level);
+    store_list(s.list, id, level);
 }
 
 void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s)
@@ -188,13 +199,14 @@ void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level
     MemoryView view(*this, code(to));
     view.distances(to, s.ids.data(), s.ids.size(), s.distance.data());
     admit(s.list, {distance, to}, s.distance.data(), max_links(level));
-    store_list(s.list, l, level);
+    store_list(s.list, from, level);
 }
 
 // A node has all of its own links, on every level, before the first one leads to it: whoever meets it meanwhile, on a level above,
 // goes on from its lists. One that ended at lists still empty would know no other neighbour, and be lost with all that follow it.
-void MemoryGraph::link(uint32_t id, Scratch &s)
+void MemoryGraph::link(uint32_t id, unsigned worker, InFlight &in_flight, Scratch &s)
 {
+    in_flight.begin(worker, id);
     MemoryView view(*this, code(id));
     auto never = [] { return false; };
     const uint32_t first = entry_.load(std::memory_order_acquire);
@@ -215,6 +227,33 @@ void MemoryGraph::link(uint32_t id, Scratch &s)
     for (int l = level; l >= 0; --l) set_links(id, l, s.selected[static_cast<size_t>(l)], s);
     for (int l = level; l >= 0; --l)
         for (const Candidate &c : s.selected[static_cast<size_t>(l)].kept) add_link(c.id, id, c.distance, l, s);
+    in_flight.lists_stand(worker, &s.others);
+    link_pairs(id, s);
+    in_flight.end(worker);
+}
+
+bool MemoryGraph::has_room(uint32_t id, float distance, int level, Scratch &s) const
+{
+    Link *l = list(id, level);
+    SpinLock lock(node(id)->lock);
+    load_list(l, level, &s.list);
+    return s.list.links.size() < max_links(level) ||
+           std::any_of(s.list.links.begin(), s.list.links.end(), [&](const Candidate &c) { return distance < c.distance; });
+}
+
+// With those that were linked at the same moment, which no search of the node could meet. A full list takes one only if it is
+// nearer than another link: the search would hardly have come upon it.
+void MemoryGraph::link_pairs(uint32_t id, Scratch &s)
+{
+    if (s.others.empty()) return;
+    MemoryView view(*this, code(id));
+    s.to_others.resize(s.others.size());
+    view.distances(id, s.others.data(), s.others.size(), s.to_others.data());
+    for (size_t i = 0; i < s.others.size(); ++i)
+        for (int l = std::min(node(id)->level, node(s.others[i])->level); l >= 0; --l) {
+            if (has_room(id, s.to_others[i], l, s)) add_link(id, s.others[i], s.to_others[i], l, s);
+            if (has_room(s.others[i], s.to_others[i], l, s)) add_link(s.others[i], id, s.to_others[i], l, s);
+        }
 }
 
 bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)> &poll)
@@ -230,7 +269,8 @@ bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)>
         done = 1;
     }
     std::atomic<bool> stop{false};
-    Workers workers(std::max(1u, threads), [&](unsigned) {
+    InFlight in_flight(std::max(1u, threads));
+    Workers workers(std::max(1u, threads), [&](unsigned worker) {
         Scratch s;
         for (;;) {
             const uint32_t id = next.fetch_add(1, std::memory_order_relaxed);
@@ -238,7 +278,7 @@ bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)>
             std::unique_lock lock(entry_mutex, std::defer_lock);
             // A node above the top becomes the entry; until it is linked no other may.
             if (node(id)->level > top_level_.load(std::memory_order_acquire)) lock.lock();
-            link(id, s);
+            link(id, worker, in_flight, s);
             if (lock.owns_lock() && node(id)->level > top_level_.load(std::memory_order_relaxed)) {
                 entry_.store(id, std::memory_order_release);
                 top_level_.store(node(id)->level, std::memory_order_release);

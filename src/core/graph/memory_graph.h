@@ -2,8 +2,8 @@
 //
 // Life: add() every vector (one thread) -> link_all() (threads) -> reach_all() (one thread; afterwards every node can be reached
 // from the entry)
-// -> read. Links are read and written as relaxed atomics: a reader may see a list half-way through a change, which costs nothing
-// but a detour; writers of a list hold the node's spin lock.
+// -> read. Links are read and written as atomics, without a lock for readers: a list that changed meanwhile is read again, since
+// one read half-way through a change may lack a link that it has before and after. Writers of a list hold the node's spin lock.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -29,6 +29,8 @@ private:
     double scale_;
     uint64_t state_;
 };
+
+class InFlight;
 
 struct BuildParams {
     uint32_t m = 16;
@@ -83,7 +85,8 @@ private:
     struct Node {
         std::atomic<uint8_t> lock;
         uint8_t level;
-        uint32_t code_bytes;  // variable-sized codes only
+        std::atomic<uint16_t> version;  // of its lists; odd while one of them is being written
+        uint32_t code_bytes;            // variable-sized codes only
         uint64_t hash;
         uint64_t tid;
         Link *upper;  // the lists of levels 1..level
@@ -96,10 +99,12 @@ private:
     size_t list_words(int level) const { return 1 + 2 * static_cast<size_t>(max_links(level)); }
     float *distances_in(Link *list, int level) const { return reinterpret_cast<float *>(list + 1 + max_links(level)); }
     void load_list(Link *from, int level, LinkList *to) const;
-    void store_list(const LinkList &from, Link *to, int level) const;
+    void store_list(const LinkList &from, uint32_t id, int level) const;
     uint32_t find_equal(uint64_t hash, const uint8_t *code, size_t bytes) const;
     void remember(uint64_t hash, uint32_t id);
-    void link(uint32_t id, Scratch &s);
+    void link(uint32_t id, unsigned worker, InFlight &in_flight, Scratch &s);
+    void link_pairs(uint32_t id, Scratch &s);
+    bool has_room(uint32_t id, float distance, int level, Scratch &s) const;
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);
     void set_links(uint32_t id, int level, const Selected &to, Scratch &s);
     void attach(uint32_t id, const std::vector<bool> &reached, Scratch &s);

@@ -51,6 +51,8 @@ struct MemoryGraph::Scratch {
     std::vector<Candidate> found;
     std::vector<uint32_t> ids;
     std::vector<float> distance;
+    std::vector<uint32_t> others;  // linked at the same moment
+    std::vector<float> to_others;
 };
 
 }  // namespace vkv::graph

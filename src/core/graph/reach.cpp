@@ -41,19 +41,19 @@ void MemoryGraph::attach(uint32_t id, const std::vector<bool> &reached, Scratch 
         load_list(l, 0, &s.list);
         if (s.list.links.size() == max) continue;
         s.list.links.push_back({e.distance, id});
-        store_list(s.list, l, 0);
+        store_list(s.list, e.id, 0);
         return;
     }
     Link *theirs = list(found.front().id, 0), *mine = list(id, 0);
     load_list(theirs, 0, &s.list);
     const Candidate moved = s.list.links.back();  // a filler, if there is one
     s.list.links.back() = {found.front().distance, id};
-    store_list(s.list, theirs, 0);
+    store_list(s.list, found.front().id, 0);
     load_list(mine, 0, &s.list);
     if (std::any_of(s.list.links.begin(), s.list.links.end(), [&](const Candidate &c) { return c.id == moved.id; })) return;
     if (s.list.links.size() == max) s.list.links.pop_back();  // nothing reachable depends on this node's links
     s.list.links.push_back(moved);
-    store_list(s.list, mine, 0);
+    store_list(s.list, id, 0);
 }
 
 uint32_t MemoryGraph::reach_all()
