@@ -1,17 +1,18 @@
-// LVQ: locally-adaptive scalar quantization around the data mean; lvq8, lvq4, and lvq4x8 with a second level on the residual.
+// LVQ: locally-adaptive scalar quantization around a mean of the data; lvq8, lvq4, and lvq4x8 with a second level on the residual.
 // Layout and notation: lvq_layout.h.
 //
 // A query works on s = q - a * mean, rounded to int16 (|z| <= 4095), and on its own rounded sum, so that the sum is consistent:
 //   <s, r^>  =  scale * (bias * sum z + step * <z, c>)
 //   l2       =  |s|^2 - 2 <s, r^> + |r|^2                            a = 1; |s| that of the rounded s
+//   cosine   =  l2 / 2, of normalised q and x; a zero vector, which has no direction, counts as one across all others
 //   ip       = -(<q, mean> + a <mean, r> + <s, r^>)                  a = 1, but 0 if |q - mean|^2 > 2 |q|^2
-//   cosine   =  1 + ip, of normalised q and x                        a = 1
 // |r| and <mean, r> are exact, and e is orthogonal to r, so the only error is <s, e>, of which only the part of s across r counts:
 // less than for the distance to the decoded vector, and nothing for a vector's own code. Distances between codes use the same
 // identities, with
 //   <r^x, r^y> = dim bx by + bx sy Cy + by sx Cx + sx sy <cx, cy>.
-// So all distances estimate those of the inputs, and may be compared with each other. l2 is clamped at 0 (equal codes come out
-// below it); ip and cosine are not clamped to the range of exact ones, which would lose order.
+// Between codes of different means, which are far apart beside their errors, the decoded vectors are compared. So all distances
+// estimate those of the inputs, and may be compared with each other. They are not clamped to the range of exact ones, which would
+// lose order: equal codes come out below 0.
 //
 // The second level rounds s twice (z, and its remainder, again to 4095 steps), so rounding the query adds nothing to its error.
 #include <algorithm>
@@ -51,8 +52,11 @@ public:
     std::unique_ptr<Scorer> query_code(const uint8_t *code) const override;
     void decode(const uint8_t *code, const uint8_t *second, float *out) const override;
 
-    float mean(uint32_t i) const { return read_as<float>(mean_ + sizeof(float) * size_t{i}); }
-    double mean_square() const { return mean_square_; }
+    // A code that is read while it is overwritten may name a mean that is none.
+    uint32_t mean_of(const Header &header) const { return header.mean() < means() ? header.mean() : 0; }
+    uint32_t means() const { return static_cast<uint32_t>(mean_square_.size()); }
+    const float *mean(uint32_t number) const { return mean_.data() + size_t{number} * dim_; }
+    double mean_square(uint32_t number) const { return mean_square_[number]; }
     Metric metric() const { return metric_; }
     uint32_t dim() const { return dim_; }
     int levels() const { return bits_ == 8 ? 255 : 15; }
@@ -60,14 +64,16 @@ public:
     DotQuery dot_query() const { return bits_ == 8 ? simd::kernels().dot_u8_s16 : simd::kernels().dot_u4_s16; }
 
 private:
+    float decoded_distance(const uint8_t *a, const uint8_t *code, std::vector<float> *decoded) const;
+
     CodecId id_;
     Scalar scalar_;
     Metric metric_;
     uint32_t dim_;
     int bits_;
     bool two_levels_;
-    const uint8_t *mean_;  // f32[dim], unaligned, in the model
-    double mean_square_ = 0;
+    std::vector<float> mean_;  // [means, dim]
+    std::vector<double> mean_square_;
 };
 
 inline void prefetch_code(const uint8_t *code, size_t bytes)
@@ -79,78 +85,104 @@ inline void prefetch_code(const uint8_t *code, size_t bytes)
 
 class LvqScorer : public Scorer {
 public:
-    LvqScorer(const LvqCodec &codec, const std::vector<double> &values);
+    LvqScorer(const LvqCodec &codec, std::vector<double> values);
 
     void score(const uint8_t *const *codes, size_t n, float *distance) override;
     float rescore(const uint8_t *code, const uint8_t *second) override;
     float error(const uint8_t *code, float distance, bool second) override;
 
 private:
-    void round_query(const std::vector<double> &s);
-    double distance_of(const Header &header, double dot, double query_square) const;
+    // What a query is to the codes around one mean. Made when the first of them is met.
+    struct Side {
+        std::vector<int16_t> high, low;  // s ~ scale * high + low_scale * low, padded to 32
+        double scale = 0, low_scale = 0;
+        double high_sum = 0, sum = 0;        // of scale * high, of both
+        double high_square = 0, square = 0;  // |scale * high|^2, |s|^2
+        double offset = 0;                   // ip: <q, mean>
+        double mean_weight = 1;              // a
+    };
+    const Side &side_of(const Header &header)
+    {
+        const uint32_t number = codec_.mean_of(header);
+        if (!sides_[number]) sides_[number] = make_side(number);
+        return *sides_[number];
+    }
+    std::unique_ptr<Side> make_side(uint32_t number) const;
+    void round_query(const std::vector<double> &s, Side *side) const;
+    double distance_of(const Side &side, const Header &header, double dot, double query_square) const;
+    bool halves() const { return codec_.metric() == Metric::cosine; }
 
     const LvqCodec &codec_;
-    std::vector<int16_t> high_, low_;  // s ~ scale * high + low_scale * low, padded to 32
-    double scale_ = 0, low_scale_ = 0;
-    double high_sum_ = 0, sum_ = 0;        // of scale * high, of both
-    double high_square_ = 0, square_ = 0;  // |scale * high|^2, |s|^2
-    double offset_ = 0;                    // ip, cosine: <q, mean>
-    double mean_weight_ = 1;               // a
+    std::vector<double> values_;
+    std::vector<std::unique_ptr<Side>> sides_;  // [means]
 };
 
-LvqScorer::LvqScorer(const LvqCodec &codec, const std::vector<double> &values) : codec_(codec)
+LvqScorer::LvqScorer(const LvqCodec &codec, std::vector<double> values)
+    : codec_(codec), values_(std::move(values)), sides_(codec.means())
 {
-    const uint32_t dim = codec.dim();
-    std::vector<double> mean(dim), s(dim);
-    for (uint32_t i = 0; i < dim; i++) mean[i] = codec.mean(i);
+    sides_[0] = make_side(0);
+}
+
+std::unique_ptr<LvqScorer::Side> LvqScorer::make_side(uint32_t number) const
+{
+    auto side = std::make_unique<Side>();
+    const uint32_t dim = codec_.dim();
+    const float *mean = codec_.mean(number);
+    const std::vector<double> &values = values_;
+    std::vector<double> s(dim);
     const double mean_dot = lvq::sum_of(dim, [&](uint32_t i) { return values[i] * mean[i]; });
-    if (codec.metric() != Metric::l2) offset_ = mean_dot;
+    if (codec_.metric() == Metric::ip) side->offset = mean_dot;
     const double query_square = lvq::sum_of(dim, [&](uint32_t i) { return values[i] * values[i]; });
-    if (codec.metric() == Metric::ip && codec.mean_square() - 2 * mean_dot > query_square) mean_weight_ = 0;
-    for (uint32_t i = 0; i < dim; i++) s[i] = values[i] - mean_weight_ * mean[i];
-    square_ = lvq::sum_of(dim, [&](uint32_t i) { return s[i] * s[i]; });
-    round_query(s);
+    if (codec_.metric() == Metric::ip && codec_.mean_square(number) - 2 * mean_dot > query_square) side->mean_weight = 0;
+    for (uint32_t i = 0; i < dim; i++) s[i] = values[i] - side->mean_weight * mean[i];
+    side->square = lvq::sum_of(dim, [&](uint32_t i) { return s[i] * s[i]; });
+    round_query(s, side.get());
+    if (halves() && query_square == 0) {
+        side->square += 1;
+        side->high_square += 1;
+    }
+    return side;
 }
 
 // Rounds s once, and for a second level its remainder too.
-void LvqScorer::round_query(const std::vector<double> &s)
+void LvqScorer::round_query(const std::vector<double> &s, Side *side) const
 {
     const size_t padded = (s.size() + 31) / 32 * 32;
-    high_.assign(padded, 0);
-    if (codec_.two_levels()) low_.assign(padded, 0);
+    side->high.assign(padded, 0);
+    if (codec_.two_levels()) side->low.assign(padded, 0);
     double largest = 0;
     for (const double value : s) largest = std::max(largest, std::fabs(value));
     if (largest == 0) return;
-    scale_ = largest / kQueryLevels;
-    const double to_high = 1 / scale_;
+    const double scale = side->scale = largest / kQueryLevels;
+    const double to_high = 1 / scale;
     int64_t sum = 0, square = 0;
     for (size_t i = 0; i < s.size(); i++) {
         const int high = static_cast<int>(std::lrint(s[i] * to_high));
-        high_[i] = static_cast<int16_t>(high);
+        side->high[i] = static_cast<int16_t>(high);
         sum += high;
         square += high * high;
     }
-    high_sum_ = sum_ = scale_ * static_cast<double>(sum);
-    high_square_ = scale_ * scale_ * static_cast<double>(square);
+    side->high_sum = side->sum = scale * static_cast<double>(sum);
+    side->high_square = scale * scale * static_cast<double>(square);
     if (!codec_.two_levels()) return;
 
-    low_scale_ = scale_ / (2.0 * kQueryLevels);
-    const double to_low = 1 / low_scale_;
+    side->low_scale = scale / (2.0 * kQueryLevels);
+    const double to_low = 1 / side->low_scale;
     sum = 0;
     for (size_t i = 0; i < s.size(); i++) {
-        const int low = static_cast<int>(std::lrint((s[i] - scale_ * high_[i]) * to_low));
-        low_[i] = static_cast<int16_t>(std::max(-kQueryLevels, std::min(kQueryLevels, low)));
-        sum += low_[i];
+        const int low = static_cast<int>(std::lrint((s[i] - scale * side->high[i]) * to_low));
+        side->low[i] = static_cast<int16_t>(std::max(-kQueryLevels, std::min(kQueryLevels, low)));
+        sum += side->low[i];
     }
-    sum_ += low_scale_ * static_cast<double>(sum);
+    side->sum += side->low_scale * static_cast<double>(sum);
 }
 
-inline double LvqScorer::distance_of(const Header &header, double dot, double query_square) const
+inline double LvqScorer::distance_of(const Side &side, const Header &header, double dot, double query_square) const
 {
     const double constant = header.constant;
-    if (codec_.metric() == Metric::l2) return std::fmax(0.0, query_square - 2 * dot + constant * constant);
-    const double ip = offset_ + mean_weight_ * constant + dot;
-    return codec_.metric() == Metric::ip ? -ip : 1 - ip;
+    if (codec_.metric() == Metric::ip) return -(side.offset + side.mean_weight * constant + dot);
+    const double square = query_square - 2 * dot + constant * constant;
+    return halves() ? square / 2 : square;
 }
 
 void LvqScorer::score(const uint8_t *const *codes, size_t n, float *distance)
@@ -160,9 +192,10 @@ void LvqScorer::score(const uint8_t *const *codes, size_t n, float *distance)
     for (size_t i = 0; i < n; i++) {
         if (i + 1 < n) prefetch_code(codes[i + 1], bytes);
         const Header header = read_as<Header>(codes[i]);
-        const double codes_dot = static_cast<double>(dot_query(codes[i] + sizeof(Header), high_.data(), dim));
-        const double dot = header.bias * high_sum_ + header.step * scale_ * codes_dot;
-        distance[i] = finite(distance_of(header, dot, high_square_));
+        const Side &side = side_of(header);
+        const double codes_dot = static_cast<double>(dot_query(codes[i] + sizeof(Header), side.high.data(), dim));
+        const double dot = header.bias * side.high_sum + header.step * side.scale * codes_dot;
+        distance[i] = finite(distance_of(side, header, dot, side.high_square));
     }
 }
 
@@ -175,47 +208,49 @@ float LvqScorer::rescore(const uint8_t *code, const uint8_t *second)
     }
     const Header header = read_as<Header>(code);
     const SecondHeader extra = read_as<SecondHeader>(second);
+    const Side &side = side_of(header);
     const DotQuery dot_query = codec_.dot_query(), dot_u8 = simd::kernels().dot_u8_s16;
     const auto dot_both = [&](DotQuery dot, const uint8_t *packed) {
-        return scale_ * static_cast<double>(dot(packed, high_.data(), codec_.dim())) +
-               low_scale_ * static_cast<double>(dot(packed, low_.data(), codec_.dim()));
+        return side.scale * static_cast<double>(dot(packed, side.high.data(), codec_.dim())) +
+               side.low_scale * static_cast<double>(dot(packed, side.low.data(), codec_.dim()));
     };
-    const double dot = (static_cast<double>(header.bias) + extra.bias) * sum_ +
+    const double dot = (static_cast<double>(header.bias) + extra.bias) * side.sum +
                        header.step * dot_both(dot_query, code + sizeof(Header)) +
                        extra.step * dot_both(dot_u8, second + sizeof(SecondHeader));
-    return finite(distance_of(header, dot, square_));
+    return finite(distance_of(side, header, dot, side.square));
 }
 
 // The error is <s, e> (twice that under l2) with e uniform in a step: its deviation is step / sqrt(12) * |part of s across r|, and
 // that part follows from |s|, |r| and the dot, which the distance tells: |s|^2 - <s, r>^2 / |r|^2. Under ip |r| is not known, and
-// |s| is the bound. A rounded query adds as much for its own step, against |s - r| (l2) or |r^|.
+// |s| is the bound, as for a second level, whose own error is not orthogonal to r. A rounded query adds as much for its own step,
+// against |s - r| (l2) or |r^|.
 float LvqScorer::error(const uint8_t *code, float distance, bool second)
 {
     const Header header = read_as<Header>(code);
+    const Side &side = side_of(header);
     const bool refined = second && codec_.two_levels();
     const double dim = codec_.dim(), constant = header.constant, top = header.bias + double{header.step} * codec_.levels();
     // the residual of the first level reaches a little beyond half a step
     const double step = refined ? header.step * 1.5 / 255 : header.step;
-    const double query_step = refined ? low_scale_ : scale_;
+    const double query_step = refined ? side.low_scale : side.scale;
     const double noise = dim * step * step / 12;  // |e|^2, which |r^|^2 lacks
     const double query_noise = dim * query_step * query_step / 12;
     const double code_length = std::sqrt(dim) * std::fmax(std::fabs(double{header.bias}), std::fabs(top));
 
-    double across = square_, half, terms;
-    if (codec_.metric() == Metric::l2) {
-        const double square = constant * constant, dot = (square_ + square - distance) / 2;
-        if (square > 0) across = std::fmin(square_, std::fmax(0.0, square_ - dot * dot / square) + noise);
-        half = 2 * std::sqrt(across) * step + 2 * std::sqrt(std::fmax(0.0, double{distance}) + noise + query_noise) * query_step;
-        terms = square_ + square;
-    } else {
-        if (codec_.metric() == Metric::cosine) {
-            const double square = 1 - 2 * constant - codec_.mean_square(), dot = 1 - distance - offset_ - constant;
-            if (square > 0) across = std::fmin(square_, std::fmax(0.0, square_ - dot * dot / square) + noise);
-        }
+    double across = side.square, half, terms, exact = std::fabs(double{distance});
+    if (codec_.metric() == Metric::ip) {
         half = std::sqrt(across) * step + code_length * query_step;
-        terms = 1 + std::fabs(offset_) + std::fabs(mean_weight_ * constant) + std::sqrt(square_) * code_length;
+        terms = std::fabs(side.offset) + std::fabs(side.mean_weight * constant) + std::sqrt(side.square) * code_length;
+    } else {
+        const double apart = halves() ? 2.0 * distance : distance;
+        const double square = constant * constant, dot = (side.square + square - apart) / 2;
+        if (square > 0 && !refined) across = std::fmin(side.square, std::fmax(0.0, side.square - dot * dot / square) + noise);
+        half = 2 * std::sqrt(across) * step + 2 * std::sqrt(std::fmax(0.0, apart) + noise + query_noise) * query_step;
+        terms = side.square + square;
+        exact = std::fabs(apart);
     }
-    return finite(kErrorDeviations * kUniform * half + query_noise + kFloatSlack * (terms + std::fabs(distance)));
+    const double error = kErrorDeviations * kUniform * half + query_noise + kFloatSlack * (terms + exact);
+    return finite(halves() ? error / 2 : error);
 }
 
 // ---- code against codes -----------------------------------------------------------------------------------------------------
@@ -261,22 +296,24 @@ LvqCodec::LvqCodec(const CodecArgs &args)
       metric_(args.metric),
       dim_(args.dim),
       bits_(args.id == CodecId::lvq8 ? 8 : 4),
-      two_levels_(args.id == CodecId::lvq4x8),
-      mean_(args.model.data() + sizeof(ModelHeader))
+      two_levels_(args.id == CodecId::lvq4x8)
 {
-    const size_t size = sizeof(ModelHeader) + size_t{dim_} * sizeof(float);
-    const ModelHeader header = args.model.size() == size ? read_as<ModelHeader>(args.model.data()) : ModelHeader{};
-    if (header.magic != lvq::kModelMagic || header.version != lvq::kModelVersion || header.dim != dim_)
+    const bool whole = args.model.size() >= sizeof(ModelHeader);
+    const ModelHeader header = whole ? read_as<ModelHeader>(args.model.data()) : ModelHeader{};
+    const size_t means = size_t{1} + header.further, values = means * dim_;
+    if (header.magic != lvq::kModelMagic || header.version != lvq::kModelVersion || header.dim != dim_ || means > lvq::kMaxMeans ||
+        args.model.size() != sizeof(ModelHeader) + values * sizeof(float))
         throw Error(Errc::index_corrupted,
                     "model of codec \"" + std::string(codec_name(id_)) + "\" does not fit an index of " + std::to_string(dim_) +
                         " dimensions",
                     "REINDEX the index.");
-    for (uint32_t i = 0; i < dim_; i++) {
-        if (!std::isfinite(mean(i)))
-            throw Error(Errc::index_corrupted, "model of codec \"" + std::string(codec_name(id_)) + "\" is damaged",
-                        "REINDEX the index.");
-        mean_square_ += static_cast<double>(mean(i)) * mean(i);
-    }
+    mean_.resize(values);
+    std::memcpy(mean_.data(), args.model.data() + sizeof(ModelHeader), values * sizeof(float));
+    if (!std::all_of(mean_.begin(), mean_.end(), [](float value) { return std::isfinite(value); }))
+        throw Error(Errc::index_corrupted, "model of codec \"" + std::string(codec_name(id_)) + "\" is damaged",
+                    "REINDEX the index.");
+    for (uint32_t j = 0; j < means; j++)
+        mean_square_.push_back(lvq::sum_of(dim_, [&](uint32_t i) { return static_cast<double>(mean(j)[i]) * mean(j)[i]; }));
 }
 
 void LvqCodec::encode(const VectorView &x, uint8_t *code, uint8_t *second) const
@@ -284,21 +321,22 @@ void LvqCodec::encode(const VectorView &x, uint8_t *code, uint8_t *second) const
     check_value(x, scalar_, dim_);
     std::vector<float> r(dim_);
     copy_values(x, metric_ == Metric::cosine ? inverse_norm(x) : 1, r.data());
-    std::vector<double> mean(dim_);
-    for (uint32_t i = 0; i < dim_; i++) {
-        mean[i] = this->mean(i);
-        r[i] = static_cast<float>(std::min<double>(FLT_MAX, std::max<double>(-FLT_MAX, r[i] - mean[i])));
-    }
+    const bool is_nowhere = metric_ == Metric::cosine && std::all_of(r.begin(), r.end(), [](float value) { return value == 0; });
+    const uint32_t number = lvq::nearest_mean(mean_.data(), means(), r.data(), dim_);
+    const float *mean = this->mean(number);
+    for (uint32_t i = 0; i < dim_; i++)
+        r[i] = static_cast<float>(std::min<double>(FLT_MAX, std::max<double>(-FLT_MAX, static_cast<double>(r[i]) - mean[i])));
     const double square = lvq::sum_of(dim_, [&](uint32_t i) { return static_cast<double>(r[i]) * r[i]; });
-    const double constant =
-        metric_ == Metric::l2 ? std::sqrt(square) : lvq::sum_of(dim_, [&](uint32_t i) { return r[i] * mean[i]; });
+    const double constant = metric_ == Metric::ip
+                                ? lvq::sum_of(dim_, [&](uint32_t i) { return static_cast<double>(r[i]) * mean[i]; })
+                                : std::sqrt(square + is_nowhere);
 
     std::vector<uint8_t> codes(dim_);
     Affine line = lvq::quantize(r.data(), dim_, levels(), codes.data());
     const double stretch = line.square > 0 ? square / line.square : 1;
     line.bias = finite(line.bias * stretch);
     line.step = finite(line.step * stretch);
-    const Header header{line.bias, line.step, finite(constant), line.sum};
+    const Header header{line.bias, line.step, finite(constant), line.sum | number << lvq::kSumBits};
     std::memcpy(code, &header, sizeof header);
     if (bits_ == 8)
         std::memcpy(code + sizeof header, codes.data(), dim_);
@@ -324,8 +362,9 @@ void LvqCodec::decode(const uint8_t *code, const uint8_t *second, float *out) co
     }
     const bool refined = two_levels_ && second;
     const SecondHeader extra = refined ? read_as<SecondHeader>(second) : SecondHeader{0, 0};
+    const float *mean = this->mean(mean_of(header));
     for (uint32_t i = 0; i < dim_; i++) {
-        double value = static_cast<double>(mean(i)) + header.bias + static_cast<double>(header.step) * codes[i];
+        double value = static_cast<double>(mean[i]) + header.bias + static_cast<double>(header.step) * codes[i];
         if (refined) value += extra.bias + static_cast<double>(extra.step) * second[sizeof extra + i];
         out[i] = finite(value);
     }
@@ -336,21 +375,47 @@ void LvqCodec::distances(const uint8_t *a, const uint8_t *const *codes, size_t n
     const DotCodes dot_codes = bits_ == 8 ? simd::kernels().dot_u8_u8 : simd::kernels().dot_u4_u4;
     const size_t bytes = code_size();
     const Header x = read_as<Header>(a);
-    const double bias = x.bias, step = x.step, constant = x.constant;
-    const double sum = dim_ * bias + step * x.sum;  // of a's decoded residual
+    const uint32_t number = mean_of(x);
+    const double bias = x.bias, step = x.step, constant = x.constant, mean_square = mean_square_[number];
+    const double sum = dim_ * bias + step * x.sum();  // of a's decoded residual
+    std::vector<float> decoded;
     for (size_t i = 0; i < n; i++) {
         if (i + 1 < n) prefetch_code(codes[i + 1], bytes);
         const Header y = read_as<Header>(codes[i]);
+        if (mean_of(y) != number) {
+            distance[i] = decoded_distance(a, codes[i], &decoded);
+            continue;
+        }
         const double codes_dot = static_cast<double>(dot_codes(a + sizeof(Header), codes[i] + sizeof(Header), dim_));
-        const double dot = y.bias * sum + y.step * (bias * y.sum + step * codes_dot);
+        const double dot = y.bias * sum + y.step * (bias * y.sum() + step * codes_dot);
         const double other = y.constant;
         double result;
-        if (metric_ == Metric::l2)
-            result = std::fmax(0.0, constant * constant + other * other - 2 * dot);
-        else
-            result = (metric_ == Metric::cosine) - (mean_square_ + constant + other + dot);
+        if (metric_ == Metric::ip) {
+            result = -(mean_square + constant + other + dot);
+        } else {
+            result = constant * constant + other * other - 2 * dot;
+            if (metric_ == Metric::cosine) result /= 2;
+        }
         distance[i] = finite(result);
     }
+}
+
+// decoded: of a, and room for the other one; empty at first.
+float LvqCodec::decoded_distance(const uint8_t *a, const uint8_t *code, std::vector<float> *decoded) const
+{
+    if (decoded->empty()) {
+        decoded->resize(size_t{2} * dim_);
+        decode(a, nullptr, decoded->data());
+    }
+    const float *x = decoded->data();
+    float *y = decoded->data() + dim_;
+    decode(code, nullptr, y);
+    if (metric_ == Metric::l2)
+        return finite(lvq::sum_of(dim_, [&](uint32_t i) {
+            const double difference = static_cast<double>(x[i]) - y[i];
+            return difference * difference;
+        }));
+    return finite((metric_ == Metric::cosine) - lvq::sum_of(dim_, [&](uint32_t i) { return static_cast<double>(x[i]) * y[i]; }));
 }
 
 std::unique_ptr<Scorer> LvqCodec::query(const VectorView &q) const

@@ -1,4 +1,4 @@
-// Making LVQ codes: the grid, the fit, the nibbles; and the trainer, which finds the mean that vectors are coded around.
+// Making LVQ codes: the grid, the fit, the nibbles; and the trainer, which finds the means that vectors are coded around.
 #include "core/codec/lvq_layout.h"
 
 #include <algorithm>
@@ -87,7 +87,7 @@ namespace {
 
 class MeanTrainer : public Trainer {
 public:
-    explicit MeanTrainer(const CodecArgs &args) : args_(args), sum_(args.dim), values_(args.dim) {}
+    explicit MeanTrainer(const CodecArgs &args) : args_(args), sum_(args.dim), values_(args.dim), sample_(args.dim) {}
 
     void add(const VectorView &x) override
     {
@@ -98,12 +98,11 @@ public:
         copy_values(x, normalise ? 1 / norm : 1, values_.data());
         for (uint32_t i = 0; i < args_.dim; i++) sum_[i] += values_[i];
         norms_.push_back(normalise ? 1 : norm);
+        sample_.add(values_.data());
     }
 
     std::vector<uint8_t> finish() override
     {
-        const ModelHeader header{kModelMagic, kModelVersion, 0, args_.dim,
-                                 static_cast<uint32_t>(std::min<size_t>(norms_.size(), UINT32_MAX))};
         std::vector<float> mean(args_.dim, 0.0f);
         double square = 0;
         for (uint32_t i = 0; i < args_.dim && !norms_.empty(); i++) {
@@ -111,9 +110,13 @@ public:
             square += static_cast<double>(mean[i]) * mean[i];
         }
         if (std::sqrt(square) > kMeanNormLimit * median_norm()) std::fill(mean.begin(), mean.end(), 0.0f);
-        std::vector<uint8_t> model(sizeof header + args_.dim * sizeof(float));
+        const std::vector<float> groups = group_means(sample_, args_.dim, mean);
+        mean.insert(mean.end(), groups.begin(), groups.end());
+        const ModelHeader header{kModelMagic, kModelVersion, static_cast<uint16_t>(groups.size() / args_.dim), args_.dim,
+                                 static_cast<uint32_t>(std::min<size_t>(norms_.size(), UINT32_MAX))};
+        std::vector<uint8_t> model(sizeof header + mean.size() * sizeof(float));
         std::memcpy(model.data(), &header, sizeof header);
-        std::memcpy(model.data() + sizeof header, mean.data(), args_.dim * sizeof(float));
+        std::memcpy(model.data() + sizeof header, mean.data(), mean.size() * sizeof(float));
         return model;
     }
 
@@ -129,6 +132,7 @@ private:
     CodecArgs args_;
     std::vector<double> sum_, norms_;
     std::vector<float> values_;
+    Sample sample_;
 };
 
 }  // namespace

@@ -1,15 +1,17 @@
 // Bytes of the LVQ family and the arithmetic of making them. Native byte order; nothing is aligned.
 //
-//   model   0  u32 magic | u16 version | u16 0 | u32 dim | u32 rows of the sample | f32 mean[dim]
-//   code    0  f32 bias | f32 step | f32 constant | u32 sum of codes | u8 codes[dim]           (8 bits)
-//                                                                    | u4 codes, 16 bytes a 32  (4 bits, order of simd/kernels.h)
+//   model   0  u32 magic | u16 version | u16 further means | u32 dim | u32 rows of the sample | f32 mean[1 + further means][dim]
+//   code    0  f32 bias | f32 step | f32 constant | u32 sum of codes + number of the mean << 22
+//              | u8 codes[dim]           (8 bits)
+//              | u4 codes, 16 bytes a 32  (4 bits, order of simd/kernels.h)
 //   second  0  f32 bias | f32 step | u8 codes[dim]
 //
-// With r = x - mean (x normalised under cosine), the first level is r^ = bias + step * c and the second adds bias2 + step2 * c2.
-// Codes are rounded on the grid from min r to max r; bias and step are the least-squares fit of r on the codes. In the first level
-// both are then stretched by |r|^2 / <r, r^>, so that <r, r^> = |r|^2: the error e = r - r^ is orthogonal to r, and <s, r^> is an
-// estimate of <s, r> without bias for any s, exact for s = r. The constant is |r| under l2 (the norm, since its square leaves the
-// range of float for inputs that do not) and <mean, r> under ip and cosine; both are of r itself, not of r^.
+// A vector is coded around the mean that is nearest to it. With r = x - mean (x normalised under cosine), the first level is r^ =
+// bias + step * c and the second adds bias2 + step2 * c2. Codes are rounded on the grid from min r to max r; bias and step are the
+// least-squares fit of r on the codes. In the first level both are then stretched by |r|^2 / <r, r^>, so that <r, r^> = |r|^2: the
+// error e = r - r^ is orthogonal to r, and <s, r^> is an estimate of <s, r> without bias for any s, exact for s = r.
+// The constant is |r| under l2 and cosine (the norm, since its square leaves the range of float for inputs that do not; of a zero
+// vector under cosine sqrt(|r|^2 + 1)) and <mean, r> under ip; both are of r itself, not of r^.
 //
 // bias and step are float, not half: a vector may hold any finite floats.
 #pragma once
@@ -19,16 +21,19 @@
 #include <vector>
 
 #include "core/codec/families.h"
+#include "core/codec/lvq_means.h"
 
 namespace vkv::lvq {
 
 inline constexpr uint32_t kModelMagic = 0x4D51564C;  // "LVQM"
 inline constexpr uint16_t kModelVersion = 1;
 
+inline constexpr int kSumBits = 22;
+
 struct ModelHeader {
     uint32_t magic;
     uint16_t version;
-    uint16_t reserved;
+    uint16_t further;  // means
     uint32_t dim;
     uint32_t rows;
 };
@@ -36,9 +41,13 @@ static_assert(sizeof(ModelHeader) == 16);
 
 struct Header {
     float bias, step, constant;
-    uint32_t sum;  // of the codes
+    uint32_t sum_and_mean;
+
+    uint32_t sum() const { return sum_and_mean & ((1u << kSumBits) - 1); }  // of the codes
+    uint32_t mean() const { return sum_and_mean >> kSumBits; }
 };
 static_assert(sizeof(Header) == 16);
+static_assert(kMaxDim * 255 < 1u << kSumBits && kMaxMeans == 1u << (32 - kSumBits));
 
 struct SecondHeader {
     float bias, step;

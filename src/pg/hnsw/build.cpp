@@ -25,8 +25,10 @@ enum Phase : int64 {
     kLogging,
 };
 
-constexpr BlockNumber kSampleBlocks = 2048;  // of the table, in evenly spaced runs: the mean of some thousand rows is the mean
-constexpr BlockNumber kSampleRun = 16;
+// Of the table, in evenly spaced runs: the mean of some thousand rows is the mean, but rows loaded group by group are to be seen of
+// each group.
+constexpr BlockNumber kSampleBlocks = 2048;
+constexpr BlockNumber kSampleRun = 2;
 
 void set_phase(Phase phase) { pgstat_progress_update_param(PROGRESS_CREATEIDX_SUBPHASE, phase); }
 void set_tuples(int64 done, int64 total)

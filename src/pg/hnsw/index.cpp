@@ -1,8 +1,9 @@
-// Reading an index's meta page and model, keeping them in the relation cache, and what operator classes and columns say about an
+// Reading an index's meta page and model, keeping what they say, and what operator classes and columns say about an
 // index that is about to be made. Also the values of the indexed column: as views, and hashed.
 
 #include "pg/hnsw/index.h"
 
+#include <array>
 #include <cstring>
 #include <string>
 
@@ -52,12 +53,34 @@ const DistanceRow *find_distance(Oid proc)
     return found;
 }
 
-// rd_amcache: this, then the model.
+// rd_amcache. Its model is among kept_codecs or read again.
 struct Cached {
     uint64_t storage;
     Shape shape;
-    uint8_t model[FLEXIBLE_ARRAY_MEMBER];
 };
+
+// The codecs of the indexes that this backend used last: a model of many means is too large to be copied for each search. They are
+// known by a random number that every index is born with, so one that is gone is never taken for another.
+struct KeptCodec {
+    uint64_t storage = 0, hash_seed = 0;
+    std::shared_ptr<const Index::Loaded> loaded;
+};
+constinit std::array<KeptCodec, 8> kept_codecs;
+constinit size_t next_kept = 0;
+
+std::shared_ptr<const Index::Loaded> kept_codec(uint64_t storage, const Shape &shape)
+{
+    for (const KeptCodec &k : kept_codecs)
+        if (k.loaded && k.storage == storage && k.hash_seed == shape.hash_seed) return k.loaded;
+    return nullptr;
+}
+
+void keep_codec(uint64_t storage, const Shape &shape, const std::shared_ptr<const Index::Loaded> &loaded)
+{
+    for (KeptCodec &k : kept_codecs)
+        if (k.loaded && k.storage == storage) k = {};  // of an index that has been there before
+    kept_codecs[next_kept++ % kept_codecs.size()] = {storage, shape.hash_seed, loaded};
+}
 
 std::vector<uint8_t> read_model(Relation rel, const MetaPage &meta)
 {
@@ -161,9 +184,8 @@ Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))
     auto *cached = static_cast<Cached *>(rel->rd_amcache);
     if (cached && cached->storage == storage_) {
         shape_ = cached->shape;
-        model_.assign(cached->model, cached->model + shape_.model_bytes);
-        codec_ = make_codec(shape_.codec, shape_.scalar, shape_.metric, shape_.dim, model_);
-        return;
+        loaded_ = kept_codec(storage_, shape_);
+        if (loaded_) return;
     }
     const MetaPage meta = read_meta(rel);
     const Column column{static_cast<Scalar>(meta.scalar), static_cast<Metric>(meta.metric), meta.dim};
@@ -171,14 +193,16 @@ Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))
     const bool sane = meta.scalar <= static_cast<uint8_t>(Scalar::sparse) && meta.metric <= static_cast<uint8_t>(Metric::jaccard) &&
                       codec_supports(id, column.scalar, column.metric) && meta.m >= 2 && meta.m <= 100 && meta.dim > 0;
     if (!sane) corrupted(rel, kMetaBlock, "parameters that make no sense");
-    model_ = meta.model_bytes > 0 ? read_model(rel, meta) : untrained_model(column, id);
-    codec_ = make_codec(id, column.scalar, column.metric, column.dim, model_);
-    shape_ = make_shape(column, meta.m, meta.ef_construction, id, *codec_, meta.hash_seed, static_cast<uint32_t>(model_.size()));
+    auto loaded = std::make_shared<Loaded>();
+    loaded->model = meta.model_bytes > 0 ? read_model(rel, meta) : untrained_model(column, id);
+    loaded->codec = make_codec(id, column.scalar, column.metric, column.dim, loaded->model);
+    shape_ = make_shape(column, meta.m, meta.ef_construction, id, *loaded->codec, meta.hash_seed,
+                        static_cast<uint32_t>(loaded->model.size()));
+    loaded_ = loaded;
+    keep_codec(storage_, shape_, loaded_);
     pg_call([&] {
-        auto *c = static_cast<Cached *>(MemoryContextAlloc(rel->rd_indexcxt, offsetof(Cached, model) + model_.size()));
-        c->storage = storage_;
-        c->shape = shape_;
-        std::memcpy(c->model, model_.data(), model_.size());
+        auto *c = static_cast<Cached *>(MemoryContextAlloc(rel->rd_indexcxt, sizeof(Cached)));
+        *c = {storage_, shape_};
         if (rel->rd_amcache) pfree(rel->rd_amcache);
         rel->rd_amcache = c;
     });

@@ -24,16 +24,20 @@ public:
     Relation rel() const { return rel_; }
     void set_rel(Relation rel) { rel_ = rel; }  // the same index, opened anew
     const Shape &shape() const { return shape_; }
-    const Codec &codec() const { return *codec_; }
+    const Codec &codec() const { return *loaded_->codec; }
     Entry entry() const;
     bool same_storage() const { return storage_ == compat::relation_storage(rel_); }
+
+    struct Loaded {
+        std::vector<uint8_t> model;
+        std::unique_ptr<Codec> codec;
+    };
 
 private:
     Relation rel_;
     uint64_t storage_;
     Shape shape_;
-    std::vector<uint8_t> model_;
-    std::unique_ptr<Codec> codec_;
+    std::shared_ptr<const Loaded> loaded_;
 };
 
 // What an operator class and a column say, before there is an index.

@@ -1,10 +1,14 @@
 // An index scan: nearest first, for as long as the executor asks.
 //
 // A search with ef_search candidates gives a batch. Candidates are ordered by the lowest distance they can have, given the error of
-// their codes, and are settled one at a time - read again under a lock, their exact distance taken from the second level or the
-// heap tuple - until the best settled one is nearer than anything that is left can be. So the order is the exact one, and a LIMIT
-// 10 reads little more than 10 heap tuples. When a batch is used up and the settings allow it, the search goes on from the
-// candidates that fell out of its pool.
+// their codes, and are settled one at a time - read again under a lock, their exact distance taken from the heap tuple - until the
+// best settled one is nearer than anything that is left can be. A second level, if there is one, narrows the interval first, and
+// the heap is read only where intervals still overlap. So the order is the exact one, and a LIMIT 10 reads little more than 10
+// heap tuples.
+//
+// What fell out of the pool is left too: a row that may be farther than one of those waits while the search goes on from them, if
+// the settings allow it. So rows that their codes cannot tell apart are settled together, however many they are. When a batch is
+// used up, the search goes on in the same way.
 
 #include <algorithm>
 #include <memory>
@@ -68,13 +72,13 @@ public:
         if (state_ == State::fresh) first_batch(scan);
         for (;;) {
             while (!pending_.empty() && (settled_.empty() || pending_.front().lower <= settled_.front().distance)) settle(scan);
-            if (settled_.empty() || (waits() && settled_.front().distance > ahead_)) {
+            if (settled_.empty() || must_wait(settled_.front().distance)) {
                 if (next_batch()) continue;
                 if (settled_.empty()) return false;
             }
             const double distance = settled_.front().distance;
             const ItemPointerData tid = take_tid();
-            if (waits() && distance < last_) continue;
+            if (ordered() && distance < last_) continue;
             last_ = distance;
             scan->xs_heaptid = tid;
             scan->xs_recheck = false;
@@ -93,8 +97,10 @@ private:
     enum class State { unset, fresh, searching, draining, done };
 
     struct Pending {
-        float lower, distance;
+        float lower, distance;  // distance: that of the first level
         uint32_t node;
+        bool refined = false;  // lower and upper are those of the second level
+        float upper = 0;
         static bool later(const Pending &a, const Pending &b)
         {
             return a.lower > b.lower || (a.lower == b.lower && a.node > b.node);
@@ -125,9 +131,9 @@ private:
 
     bool goes_on() const { return settings.iterative_scan != static_cast<int>(IterativeScan::off) || settings.scan_past_ef; }
     bool ordered() const { return settings.iterative_scan != static_cast<int>(IterativeScan::relaxed); }
-    // Whether a settled tuple is kept back until no later batch can hold a nearer one, which would be left out for coming too late.
-    // The first ef_search rows of a scan that is not iterative come without: they are what ef_search says, all of them.
-    bool waits() const { return ordered() && (settings.iterative_scan == static_cast<int>(IterativeScan::strict) || batches_ > 1); }
+    // Whether a settled tuple is kept back, since something that fell out of the pool may be nearer; what comes too late is left
+    // out. Without promise of order only where the two cannot be told apart.
+    bool must_wait(double distance) const { return distance > ahead_ && (ordered() || distance <= ahead_end_); }
     // Codes misplace candidates around the edge of the pool; an eighth more of them makes up for it. (Not where a scan must end
     // after ef_search.)
     size_t width() const
@@ -135,7 +141,7 @@ private:
         const auto ef = static_cast<size_t>(settings.ef_search);
         return index_.codec().exact() || !goes_on() ? ef : ef + ef / 8;
     }
-    bool uses_heap() const { return !index_.codec().exact() && index_.shape().second_bytes == 0 && !indifferent_; }
+    bool uses_heap() const { return !index_.codec().exact() && !indifferent_; }
 
     void first_batch(IndexScanDesc scan)
     {
@@ -184,19 +190,29 @@ private:
             look_ahead(view);
             return true;
         }
-        resume(view);
+        resume(view, settled_.empty() ? width() : overlapping());
         return true;
     }
 
+    // How many of what fell out of the pool may be nearer than the tuple that waits. A few at the pool's edge are no reason for a
+    // whole batch; but no scan makes many small batches.
+    size_t overlapping() const
+    {
+        const double end = settled_.front().distance + (ahead_end_ - ahead_) / 2;
+        const auto count = static_cast<size_t>(
+            std::count_if(search_.dropped.begin(), search_.dropped.end(), [&](const auto &c) { return c.distance <= end; }));
+        return std::max(count, size_t{1} << std::min(batches_, 20));
+    }
+
     // Searches on from the nearest of what fell out of the pool.
-    void resume(PageView &view)
+    void resume(PageView &view, size_t most)
     {
         auto &dropped = search_.dropped;
-        const size_t take = std::min(width(), dropped.size());
+        const size_t take = std::min({most, width(), dropped.size()});
         std::nth_element(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take - 1), dropped.end());
         std::vector<graph::Candidate> from(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
         dropped.erase(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
-        search_.pool.reset(width());
+        search_.pool.reset(std::min(most, width()));
         for (const graph::Candidate &c : from) search_.pool.insert(c, true, [](const auto &) {});
         graph::search_layer(view, search_, 0, poll_interrupts);
         take_batch(view);
@@ -209,15 +225,20 @@ private:
         look_ahead(view);
     }
 
-    // Where the next batch begins: the nearest candidate left, less the error of its code.
+    // Where the next batch begins: the nearest candidate left, less and more the error of its code.
     void look_ahead(PageView &view)
     {
         ++batches_;
-        ahead_ = std::numeric_limits<float>::infinity();
+        ahead_ = ahead_end_ = std::numeric_limits<float>::infinity();
         const auto &dropped = search_.dropped;
-        if (dropped.empty() || !waits()) return;
-        const auto nearest = state_ == State::draining ? dropped.begin() : std::min_element(dropped.begin(), dropped.end());
-        ahead_ = nearest->distance - error_of(view, *nearest);
+        if (dropped.empty() || !goes_on()) return;
+        graph::Candidate nearest = dropped.front();
+        if (state_ != State::draining)
+            for (const graph::Candidate &c : dropped)
+                if (c.distance < nearest.distance) nearest = c;
+        const float error = error_of(view, nearest);
+        ahead_ = nearest.distance - error;
+        ahead_end_ = nearest.distance + error;
     }
 
     void push_pending(PageView &view, const graph::Candidate &c)
@@ -244,9 +265,7 @@ private:
     // The nearest pending candidate, read for certain.
     void settle(IndexScanDesc scan)
     {
-        std::pop_heap(pending_.begin(), pending_.end(), Pending::later);
-        const Pending p = pending_.back();
-        pending_.pop_back();
+        const Pending p = take_pending();
         const Shape &s = index_.shape();
         tids_.clear();
         float distance = p.distance;
@@ -264,40 +283,72 @@ private:
                     add_pending({distance - scorer_->error(code, distance, false), distance, p.node});
                     return;
                 }
-                if (s.second_bytes > 0) code_.assign(code, code + s.code_bytes);
+                if (refines(p)) code_.assign(code, code + s.code_bytes);
             }
-            collect_tids(index_.rel(), n, &tids_);
+            if (!refines(p)) collect_tids(index_.rel(), n, &tids_);
         }
-        if (tids_.empty()) return;
+        if (tids_.empty() && !refines(p)) return;
         if (s.apart && !indifferent_) {
             PageView view(index_, scorer_.get());
             bool counts;
             view.score(&p.node, 1, &distance, &counts);
             if (!counts) return;
             if (distance != p.distance) {
-                add_pending({distance, distance, p.node});
+                push_pending(view, {distance, p.node});
                 return;
             }
         }
-        std::optional<double> exact = exact_distance_of(scan, distance, payload);
+        if (refines(p)) {
+            refine(p, payload);
+            return;
+        }
+        std::optional<double> exact = distance;
+        if (p.refined && (!heap_ || is_alone(p)))
+            exact = p.upper;
+        else if (heap_)
+            exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
         if (!exact) return;
         settled_.push_back({*exact, arrivals_++, tids_, 0});
         std::push_heap(settled_.begin(), settled_.end(), Settled::later);
     }
 
-    // Nothing if the candidate is no answer after all.
-    std::optional<double> exact_distance_of(IndexScanDesc scan, float distance, const ItemPointerData &payload)
+    Pending take_pending()
+    {
+        std::pop_heap(pending_.begin(), pending_.end(), Pending::later);
+        Pending p = pending_.back();
+        pending_.pop_back();
+        if (!p.refined || pending_.empty() || pending_.front().refined || pending_.front().lower > end_of(p)) return p;
+        // What is in its way may not be once its own second level has been read, which is cheaper than the heap.
+        std::pop_heap(pending_.begin(), pending_.end(), Pending::later);
+        std::swap(p, pending_.back());
+        std::push_heap(pending_.begin(), pending_.end(), Pending::later);
+        return p;
+    }
+
+    bool refines(const Pending &p) const { return index_.shape().second_bytes > 0 && !p.refined && !indifferent_; }
+
+    // Puts the candidate back with the interval of its second level; not if the level is gone, with its node.
+    void refine(const Pending &p, const ItemPointerData &payload)
     {
         const Shape &s = index_.shape();
-        if (indifferent_) return distance;
-        if (s.second_bytes > 0) {
-            const size_t skip = s.apart ? s.code_bytes : 0;
-            if (!read_payload(index_.rel(), payload, skip + s.second_bytes, &payload_) || payload_.size() != skip + s.second_bytes)
-                return std::nullopt;
-            return graph::finite(scorer_->rescore(s.apart ? payload_.data() : code_.data(), payload_.data() + skip));
-        }
-        if (!heap_) return distance;
-        return heap_->distance(tids_, scan->xs_snapshot, s, query_);
+        const size_t skip = s.apart ? s.code_bytes : 0;
+        if (!read_payload(index_.rel(), payload, skip + s.second_bytes, &payload_) || payload_.size() != skip + s.second_bytes)
+            return;
+        const uint8_t *code = s.apart ? payload_.data() : code_.data();
+        const float distance = graph::finite(scorer_->rescore(code, payload_.data() + skip));
+        const float error = graph::finite(scorer_->error(code, distance, true));
+        add_pending({distance - error, p.distance, p.node, true, distance + error});
+    }
+
+    // Twice the error beyond a refined distance: nothing that begins there is nearer.
+    static double end_of(const Pending &p) { return p.upper + (double{p.upper} - p.lower) / 2; }
+
+    // Whether the place of a refined candidate, the first of those that are left, is certain without the heap.
+    bool is_alone(const Pending &p) const
+    {
+        const double end = end_of(p);
+        return (pending_.empty() || end < pending_.front().lower) && (settled_.empty() || end < settled_.front().distance) &&
+               end < ahead_;
     }
 
     Index index_;
@@ -313,7 +364,7 @@ private:
     std::vector<uint8_t> code_, payload_;
     std::optional<HeapReader> heap_;
     double last_ = 0;
-    float ahead_ = 0;  // later batches begin at this distance
+    float ahead_ = 0, ahead_end_ = 0;  // the interval of the nearest candidate that is left for later batches
     int batches_ = 0;
     uint64_t arrivals_ = 0;
 };
