@@ -7,7 +7,7 @@
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 PGXS_TARGETS = all install uninstall installcheck check-clang
-CHECKS = unit arm asan tsan fuzz sql tap gpu house quickstart pg16 pg18
+CHECKS = unit arm asan tsan fuzz sql tap gpu house quickstart pg16 pg18 assert smith
 FORMATTED = $(shell find src test gpu \( -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := all

@@ -2,6 +2,8 @@
 # Every test there is: check.sh all, or the names of some steps.  Installs what is missing, builds into build/, runs servers of its
 # own only, stops them, and sums up.  Each step's output is in build/check/STEP.log; what failed is shown.
 #   VKV_STRESS_SECONDS (60)   how long the concurrency test runs      VKV_FUZZ_SECONDS (60)   how long fuzzing runs, all targets
+#   VKV_STORM_SECONDS (120)   how long the storm of test/t/070 runs; test/storm is an hour of it
+# Not among all: pg16 and pg18 (other servers), assert (a server with assertions), smith (random queries; needs sqlsmith).
 . "$(dirname "$0")/setup/lib.sh"
 
 STEPS=(format house build install unit arm asan tsan fuzz sql quickstart tap gpu)
@@ -151,10 +153,11 @@ step_quickstart() {
     echo 'quickstart: 1 passed, 0 failed'
 }
 
-step_tap() {
+step_tap() { "$ROOT/test/setup/pgroot.sh" && tap; }
+
+tap() {
     local pgxs temporary status=0
     pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/..
-    "$ROOT/test/setup/pgroot.sh"
     test_source
     as_server_user rm -rf "$RUN/tap"
     as_server_user mkdir -p "$RUN/tap/data" "$RUN/tap/log"
@@ -162,7 +165,8 @@ step_tap() {
     as_server_user env TMPDIR="$temporary" PATH="$PGROOT$PG_BINDIR:$PATH" PERL5LIB="$pgxs/test/perl" PG_REGRESS="$pgxs/test/regress/pg_regress" \
         TESTDIR="$RUN/tap" TESTDATADIR="$RUN/tap/data" TESTLOGDIR="$RUN/tap/log" LC_ALL=C.UTF-8 \
         VKV_STRESS_SECONDS="${VKV_STRESS_SECONDS:-60}" VKV_CRASH_ROUNDS="${VKV_CRASH_ROUNDS:-5}" \
-        prove -j "$jobs" --timer ${VKV_TAP:-"$SOURCE"/test/t/*.pl} || status=$?
+        VKV_STORM_SECONDS="${VKV_STORM_SECONDS:-120}" VKV_STORM_ROUND="${VKV_STORM_ROUND:-20}" VKV_STORM_SEED="${VKV_STORM_SEED:-20261130}" \
+        sh -c 'cd "$1" && shift && exec prove "$@"' sh "$SOURCE" -j "$jobs" --timer ${VKV_TAP:-$(cd "$SOURCE" && ls test/t/*.pl)} || status=$?
     rm -rf "$temporary"
     return $status
 }
@@ -182,12 +186,9 @@ step_gpu() {
     core_tests with-cuda -R '^(cuda_test|helper_no_device)$'
 }
 
-# Another PostgreSQL: built against its headers and installed into its private folder.  The wheel's pg_regress of 16 drives both; its
-# copy of 18 is a damaged file.
-other_version() {
-    PG_CONFIG=$("$ROOT/test/setup/wheel.sh" 16)
-    REGRESS_DRIVER=$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress
-    PG_CONFIG=$("$ROOT/test/setup/wheel.sh" "$1")
+# Another PostgreSQL: built against its headers and installed into its private folder.
+other_server() { # its pg_config
+    PG_CONFIG=$1
     use_postgres
     export VKV_PGROOT=
     PGROOT=
@@ -195,12 +196,29 @@ other_version() {
     test_source
     with_server regress
 }
+
+# The wheel's pg_regress of 16 drives both; its copy of 18 is a damaged file.
+other_version() {
+    local driver
+    driver=$("$ROOT/test/setup/wheel.sh" 16)
+    REGRESS_DRIVER=$(dirname "$("$driver" --pgxs)")/../test/regress/pg_regress
+    other_server "$("$ROOT/test/setup/wheel.sh" "$1")"
+}
+
+# A server built with assertions: SQL and TAP tests.
+step_assert() {
+    other_server "$("$ROOT/test/setup/assert_postgres.sh")"
+    tap
+}
+
+# Random queries: 100,000 of them, or VKV_SMITH_QUERIES.
+step_smith() { "$ROOT/test/setup/pgroot.sh" && "$ROOT/test/smith/run" "${VKV_SMITH_QUERIES:-100000}"; }
 step_pg16() { other_version 16; }
 step_pg18() { other_version 18; }
 
 run_step() {
     local name=$1 log=$BUILD/check/$1.log started=$SECONDS
-    declare -F "step_$name" > /dev/null || die "check.sh knows no step $name" "steps: ${STEPS[*]} pg16 pg18"
+    declare -F "step_$name" > /dev/null || die "check.sh knows no step $name" "steps: ${STEPS[*]} pg16 pg18 assert smith"
     printf '== %s\n' "$name"
     # A subshell of its own keeps "set -e" in force inside the step.
     set +e

@@ -34,7 +34,7 @@ if [ "$scope" = test ]; then
     need libgtest-dev test -f /usr/include/gtest/gtest.h
     need perl have prove
     need python3-pip python3 -m pip --version
-    need python3-numpy python3 -c 'import numpy'
+    need python3-numpy sh -c 'python3 -c "import numpy" || /usr/bin/python3 -c "import numpy"'
     need libipc-run-perl perl -MIPC::Run -e 1
     if [ "$(uname -m)" != aarch64 ]; then
         need g++-aarch64-linux-gnu have aarch64-linux-gnu-g++

@@ -3,7 +3,11 @@
 #include "core/graph/workers.h"
 
 #include <csignal>
+#include <string>
+#include <system_error>
 #include <utility>
+
+#include "core/error.h"
 
 namespace vkv::graph {
 
@@ -26,10 +30,10 @@ Workers::Workers(unsigned count, std::function<void(unsigned)> body)
                     }
                     running_.fetch_sub(1, std::memory_order_release);
                 });
-            } catch (...) {
+            } catch (const std::system_error &error) {
                 running_.fetch_sub(1, std::memory_order_relaxed);
-                // Fewer threads than asked for do the same work; none at all is an error.
-                if (threads_.empty()) throw;
+                // Fewer threads than asked for do the same work; none at all is an error: of memory, or of the number of threads.
+                if (threads_.empty()) throw Error(Errc::out_of_memory, std::string("could not start a thread: ") + error.what());
                 break;
             }
         }
