@@ -45,11 +45,12 @@ TEST(Pool, KeepsTheNearestInOrder)
     for (const Candidate c : {Candidate{5, 1}, Candidate{2, 2}, Candidate{9, 3}}) EXPECT_TRUE(pool.insert(c, true, dropped()));
     EXPECT_TRUE(pool.full());
     EXPECT_EQ(pool.bound(), 9);
-    EXPECT_FALSE(pool.insert({9, 4}, true, dropped()));  // not nearer than the last: the one that was there stays
+    EXPECT_TRUE(pool.insert({9, 4}, true, dropped()));  // as far as the last: a tie, and the one that was there stays
+    EXPECT_EQ(ids_of(pool), (std::vector<uint32_t>{2, 1, 3}));
     EXPECT_FALSE(pool.insert({10, 5}, true, dropped()));
     EXPECT_TRUE(dropped.ids.empty());
     EXPECT_TRUE(pool.insert({1, 6}, true, dropped()));
-    EXPECT_EQ(dropped.ids, std::vector<uint32_t>{3});
+    EXPECT_EQ(dropped.ids, (std::vector<uint32_t>{4, 3}));
     EXPECT_EQ(ids_of(pool), (std::vector<uint32_t>{6, 2, 1}));
     EXPECT_EQ(pool.bound(), 5);
     pool.reset(2);
@@ -103,6 +104,33 @@ TEST(Pool, ExpandsEachOnceNearestFirst)
     EXPECT_EQ(pool.expand_next(), 5u);
 }
 
+// Nodes exactly as far as the last lead on, after the pool, until something nearer makes them too far.
+TEST(Pool, TiesAreExpandedButAreNoPartOfIt)
+{
+    Pool pool;
+    Dropped dropped;
+    pool.reset(2);
+    for (uint32_t id = 0; id < 4; ++id) EXPECT_TRUE(pool.insert({5, id}, id != 3, dropped()));
+    EXPECT_FALSE(pool.insert({5, 4}, true, dropped()));  // as many as the pool is wide
+    EXPECT_FALSE(pool.insert({6, 5}, true, dropped()));
+    EXPECT_EQ(pool.counting(), 2u);
+    for (uint32_t id = 0; id < 3; ++id) EXPECT_EQ(pool.expand_next(), id);
+    EXPECT_TRUE(pool.insert({4, 6}, true, dropped()));  // another one is as far as the last then
+    EXPECT_TRUE(dropped.ids.empty());
+    EXPECT_EQ(ids_of(pool), (std::vector<uint32_t>{6, 0}));
+    EXPECT_EQ(pool.expand_next(), 6u);
+    EXPECT_EQ(pool.expand_next(), 3u);
+    EXPECT_EQ(pool.expand_next(), kNoNode);
+    EXPECT_TRUE(pool.insert({3, 7}, true, dropped()));
+    EXPECT_EQ(dropped.ids, (std::vector<uint32_t>{2, 1, 0}));  // but not the tombstone, which has been expanded
+    EXPECT_TRUE(pool.insert({4, 8}, true, dropped()));
+    dropped.ids.clear();
+    pool.drop_ties(dropped());
+    EXPECT_EQ(dropped.ids, std::vector<uint32_t>{8});
+    EXPECT_EQ(pool.expand_next(), 7u);
+    EXPECT_EQ(pool.expand_next(), kNoNode);
+}
+
 // Against a sorted vector, with random nodes.
 TEST(Pool, AgreesWithSorting)
 {
@@ -112,11 +140,13 @@ TEST(Pool, AgreesWithSorting)
         Dropped dropped;
         pool.reset(width);
         std::vector<Candidate> all;
+        const unsigned values = width == 2 ? 100000 : 20;  // with few ties and with many
         for (uint32_t id = 0; id < 300; ++id) {
-            const Candidate c{static_cast<float>(random() % 100000), id};
+            const Candidate c{static_cast<float>(random() % values), id};
             all.push_back(c);
             if (!pool.insert(c, true, dropped())) dropped.ids.push_back(id);
         }
+        pool.drop_ties(dropped());
         std::sort(all.begin(), all.end(), [](const Candidate &a, const Candidate &b) { return a.distance < b.distance; });
         ASSERT_EQ(pool.entries().size(), width);
         for (size_t i = 0; i < width; ++i) EXPECT_EQ(pool.entries()[i].distance, all[i].distance);
@@ -221,7 +251,7 @@ TEST(SelectNeighbors, KeepsWhatNoKeptOneDominates)
             std::vector<Candidate> kept, turned;  // the definition, word for word
             for (const Candidate &c : candidates) {
                 const bool refused = kept.size() == max || std::any_of(kept.begin(), kept.end(), [&](const Candidate &k) {
-                                         return plane.distance(c.id, k.id) < c.distance;
+                                         return plane.distance(c.id, k.id) <= c.distance;
                                      });
                 (refused ? turned : kept).push_back(c);
             }
@@ -305,6 +335,25 @@ TEST(Admit, TheFarthestFillerGoesFirst)
     EXPECT_EQ(admit(list, {7, 9}, near_the_first, 5), kNoNode);
     EXPECT_EQ(list.diverse, 4u);
     EXPECT_EQ(list.links.back().id, 9u);  // dominated: a filler
+}
+
+TEST(SelectNeighbors, ATieCountsAgainstTheCandidate)
+{
+    struct AllEquallyFar {
+        void distances(uint32_t, const uint32_t *, size_t n, float *out) const { std::fill(out, out + n, 1.0f); }
+    } metric;
+    const std::vector<Candidate> candidates{{1, 1}, {1, 2}, {1, 3}};
+    Selected selected;
+    select_neighbors(metric, candidates, 3, true, selected);
+    EXPECT_EQ(selected.diverse, 1u);
+    LinkList list{{{0.5f, 1}}, 1};
+    const float as_far = 1;
+    EXPECT_EQ(admit(list, {1, 2}, &as_far, 4), kNoNode);
+    EXPECT_EQ(list.diverse, 1u);  // the newcomer is a filler
+    list = {{{1, 1}}, 1};
+    admit(list, {0.5f, 2}, &as_far, 4);
+    EXPECT_EQ(list.diverse, 1u);  // and turns what it is as near to into one
+    EXPECT_EQ(list.links.front().id, 2u);
 }
 
 // ---- arena ----------------------------------------------------------------------------------------------------------------------

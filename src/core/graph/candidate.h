@@ -27,6 +27,10 @@ struct Candidate {
 
 // A pool of bounded width, sorted. Nodes that do not count (tombstones, which lead on but are no answer) stand in it without using
 // up width. Insertion moves memory; for the widths in use (<= 1,000) that is cheaper than two heaps.
+//
+// Ties: nodes exactly as far as the last of a full pool are no part of it, but the way on may lead through any of them: of bits and
+// small integers, where many are equally far, a search that left them out would end at the edge of a plateau. They are expanded
+// after the pool, for as long as nothing nearer makes them too far; as many newcomers as the pool is wide.
 class Pool {
 public:
     struct Entry {
@@ -40,8 +44,9 @@ public:
     {
         width_ = width;
         counting_ = 0;
-        next_ = 0;
+        next_ = next_tie_ = 0;
         entries_.clear();
+        ties_.clear();
         entries_.reserve(width + 1);
     }
     bool full() const { return counting_ >= width_; }
@@ -52,7 +57,11 @@ public:
     template <class Dropped>
     bool insert(Candidate c, bool counts, Dropped &&dropped)
     {
-        if (full() && !(c.distance < entries_.back().distance)) return false;
+        if (full() && !(c.distance < entries_.back().distance)) {
+            if (c.distance > entries_.back().distance || ties_.size() >= width_) return false;
+            ties_.push_back({c.distance, c.id, counts, false});
+            return true;
+        }
         auto at =
             std::upper_bound(entries_.begin(), entries_.end(), c.distance, [](float d, const Entry &e) { return d < e.distance; });
         size_t pos = static_cast<size_t>(at - entries_.begin());
@@ -60,21 +69,32 @@ public:
         next_ = std::min(next_, pos);
         counting_ += counts;
         while (counting_ > width_ || (full() && !entries_.back().counts)) {
-            Entry last = entries_.back();
+            const Entry last = entries_.back();
             entries_.pop_back();
             counting_ -= last.counts;
-            if (last.counts || !last.expanded) dropped(last);
+            if (last.distance == entries_.back().distance) {
+                ties_.push_back(last);
+            } else {
+                drop_ties(dropped);
+                drop(last, dropped);
+            }
         }
         return true;
+    }
+    // At the end of a search: what is left of the ties falls out, too.
+    template <class Dropped>
+    void drop_ties(Dropped &&dropped)
+    {
+        for (const Entry &e : ties_) drop(e, dropped);
+        ties_.clear();
+        next_tie_ = 0;
     }
 
     // The nearest node not yet expanded, marked as expanded; kNoNode when there is none.
     uint32_t expand_next()
     {
-        while (next_ < entries_.size() && entries_[next_].expanded) ++next_;
-        if (next_ >= entries_.size()) return kNoNode;
-        entries_[next_].expanded = true;
-        return entries_[next_++].id;
+        const uint32_t id = take_unexpanded(entries_, &next_);
+        return id != kNoNode ? id : take_unexpanded(ties_, &next_tie_);
     }
     // The one after it, to prefetch; kNoNode when there is none.
     uint32_t peek_next() const
@@ -87,8 +107,21 @@ public:
     size_t counting() const { return counting_; }
 
 private:
-    std::vector<Entry> entries_;
-    size_t width_ = 0, counting_ = 0, next_ = 0;
+    template <class Dropped>
+    static void drop(const Entry &e, Dropped &&dropped)
+    {
+        if (e.counts || !e.expanded) dropped(e);
+    }
+    static uint32_t take_unexpanded(std::vector<Entry> &from, size_t *next)
+    {
+        while (*next < from.size() && from[*next].expanded) ++*next;
+        if (*next >= from.size()) return kNoNode;
+        from[*next].expanded = true;
+        return from[(*next)++].id;
+    }
+
+    std::vector<Entry> entries_, ties_;
+    size_t width_ = 0, counting_ = 0, next_ = 0, next_tie_ = 0;
 };
 
 // A set of node ids that is emptied in O(1) and stays small enough for the cache: its size follows the nodes met, not the graph's.

@@ -15,9 +15,10 @@ struct LinkList {
     size_t diverse = 0;
 };
 
-// to_newcomer[i] = distance(newcomer, links[i]). A newcomer that a chosen, nearer link dominates is a filler; one that is chosen
-// turns the chosen links that it dominates into fillers. If the list then has more than max links, the farthest filler goes, or
-// else the farthest of all. Returns what went (kNoNode if nothing did; possibly the newcomer).
+// to_newcomer[i] = distance(newcomer, links[i]). A newcomer that a chosen, nearer link dominates (it is as near to it as the owner,
+// or nearer) is a filler; one that is chosen turns the chosen links that it dominates into fillers. If the list then has more than
+// max links, the farthest filler goes, or else the farthest of all. Returns what went (kNoNode if nothing did; possibly the
+// newcomer).
 inline uint32_t admit(LinkList &list, Candidate newcomer, const float *to_newcomer, size_t max)
 {
     std::vector<Candidate> chosen, fillers;
@@ -25,9 +26,9 @@ inline uint32_t admit(LinkList &list, Candidate newcomer, const float *to_newcom
     fillers.reserve(list.links.size() + 1);
     bool dominated = false;
     for (size_t i = 0; i < list.diverse && !dominated; ++i)
-        dominated = list.links[i].distance < newcomer.distance && to_newcomer[i] < newcomer.distance;
+        dominated = list.links[i].distance < newcomer.distance && to_newcomer[i] <= newcomer.distance;
     for (size_t i = 0; i < list.links.size(); ++i) {
-        const bool demoted = !dominated && list.links[i].distance > newcomer.distance && to_newcomer[i] < list.links[i].distance;
+        const bool demoted = !dominated && list.links[i].distance > newcomer.distance && to_newcomer[i] <= list.links[i].distance;
         (i < list.diverse && !demoted ? chosen : fillers).push_back(list.links[i]);
     }
     (dominated ? fillers : chosen).push_back(newcomer);

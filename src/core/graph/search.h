@@ -45,15 +45,20 @@ struct SearchState {
 
 namespace detail {
 
+inline auto keep(SearchState &s)
+{
+    return [&s](const Pool::Entry &e) {
+        if (s.keep_dropped) s.dropped.push_back({e.distance, e.id});
+    };
+}
+
 template <class View>
 void score_into_pool(View &view, SearchState &s, size_t n)
 {
     bool *counts = reinterpret_cast<bool *>(s.counts.data());
     view.score(s.ids.data(), n, s.distance.data(), counts);
     s.stats.scored += n;
-    auto dropped = [&s](const Pool::Entry &e) {
-        if (s.keep_dropped) s.dropped.push_back({e.distance, e.id});
-    };
+    auto dropped = keep(s);
     for (size_t i = 0; i < n; ++i) {
         if (!(s.distance[i] < std::numeric_limits<float>::infinity())) continue;  // unreadable, or garbage read in passing
         if (!s.pool.insert({s.distance[i], s.ids[i]}, counts[i], dropped) && s.keep_dropped)
@@ -63,14 +68,14 @@ void score_into_pool(View &view, SearchState &s, size_t n)
 
 }  // namespace detail
 
-// Expands the pool until its nearest `width` nodes are all expanded. The pool must hold the entry points.
-// stop() is asked once per expansion; a true answer ends the search early.
+// Expands the pool until its nearest `width` nodes, and those as far as the last of them, are all expanded. The pool must hold the
+// entry points. stop() is asked once per expansion; a true answer ends the search early.
 template <class View, class Stop>
 void search_layer(View &view, SearchState &s, int level, Stop &&stop)
 {
     s.prepare(view.max_links() + 1);
     for (uint32_t id; (id = s.pool.expand_next()) != kNoNode;) {
-        if (stop()) return;
+        if (stop()) break;
         size_t n = view.neighbors(id, level, s.ids.data());
         ++s.stats.expanded;
         size_t fresh = 0;
@@ -81,6 +86,7 @@ void search_layer(View &view, SearchState &s, int level, Stop &&stop)
         uint32_t next = s.pool.peek_next();
         if (next != kNoNode) view.prefetch_links(next);
     }
+    s.pool.drop_ties(detail::keep(s));
 }
 
 // Starts a search of the given width from entry points.

@@ -1,5 +1,6 @@
 // Which of the candidates become neighbours: the diversity heuristic (algorithm 4 of the HNSW paper). A candidate is kept if it is
-// nearer to the node than to every neighbour kept so far; what it turned down fills the room that is left, nearest first.
+// nearer to the node than to every neighbour kept so far, where a tie counts against it; what it turned down fills the room that is
+// left, nearest first.
 //
 // A Metric offers void distances(uint32_t a, const uint32_t *ids, size_t n, float *out).
 #pragma once
@@ -19,7 +20,7 @@ struct Selected {
     size_t diverse = 0;             // how many of kept the heuristic chose
 };
 
-// Is one of the kept nodes nearer to the candidate than the node that it is a candidate for?
+// Is one of the kept nodes as near to the candidate as the node that it is a candidate for, or nearer?
 template <class Metric>
 bool is_dominated(Metric &metric, const Candidate &c, std::span<const uint32_t> kept)
 {
@@ -29,7 +30,7 @@ bool is_dominated(Metric &metric, const Candidate &c, std::span<const uint32_t> 
         const size_t n = std::min(kBatch, kept.size() - i);
         metric.distances(c.id, kept.data() + i, n, d);
         for (size_t j = 0; j < n; ++j)
-            if (d[j] < c.distance) return true;
+            if (d[j] <= c.distance) return true;
     }
     return false;
 }
