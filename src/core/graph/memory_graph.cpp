@@ -213,15 +213,22 @@ void MemoryGraph::link(uint32_t id, unsigned worker, InFlight &in_flight, Scratc
     const int top = top_level_.load(std::memory_order_acquire), level = std::min<int>(node(id)->level, top);
     const uint32_t at = descend(view, s.search, first, top, level, never);
     std::vector<uint32_t> entries{at};
+    s.above.clear();
     for (int l = level; l >= 0; --l) {
         enter(view, s.search, entries.data(), entries.size(), params_.ef_construction);
         search_layer(view, s.search, l, never);
+        if (l == level && level < top && looks_astray(s.search.pool)) {
+            descend_widely(view, s.search, first, top, level, entries, never);
+            enter(view, s.search, entries.data(), entries.size(), params_.ef_construction);
+            search_layer(view, s.search, l, never);
+        }
         s.found.clear();
         entries.clear();
         for (const Pool::Entry &e : s.search.pool.entries()) {
             entries.push_back(e.id);
             s.found.push_back({e.distance, e.id});
         }
+        add_from_above(s.found, s.above);
         select_neighbors(view, s.found, max_links(l), true, s.selected[static_cast<size_t>(l)]);
     }
     for (int l = level; l >= 0; --l) set_links(id, l, s.selected[static_cast<size_t>(l)], s);

@@ -48,7 +48,7 @@ struct MemoryGraph::Scratch {
     SearchState search;
     Selected selected[kMaxLevel + 1];  // of each level
     LinkList list;
-    std::vector<Candidate> found;
+    std::vector<Candidate> found, above;
     std::vector<uint32_t> ids;
     std::vector<float> distance;
     std::vector<uint32_t> others;  // linked at the same moment

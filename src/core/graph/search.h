@@ -118,4 +118,48 @@ uint32_t descend(View &view, SearchState &s, uint32_t entry, int from, int to, S
     return entry;
 }
 
+// ---- groups of rows that look alike from afar --------------------------------------------------------------------------------
+// A greedy descent may end in a group that is not the query's: all of its rows are about equally far, none is a step towards
+// another group, and there are more of them than a pool holds.
+
+// Whether the nearest in a pool look so. Distances that may be negative tell nothing.
+inline bool looks_astray(const Pool &pool)
+{
+    constexpr size_t kAlike = 16, kFewest = 8;
+    constexpr float kSpread = 0.02f;
+    const auto &e = pool.entries();
+    if (e.size() < kFewest) return false;
+    const float first = e.front().distance;
+    return first > 0 && e[std::min(kAlike, e.size()) - 1].distance - first <= kSpread * first;
+}
+
+// The descent with a pool on each level that holds some of many groups: its last one, nearest first, is in `entries`.
+template <class View, class Stop>
+void descend_widely(View &view, SearchState &s, uint32_t entry, int from, int to, std::vector<uint32_t> &entries, Stop &&stop)
+{
+    constexpr size_t kWidth = 64;
+    const bool keep = s.keep_dropped;
+    s.keep_dropped = false;
+    entries.assign(1, entry);
+    for (int level = from; level > to; --level) {
+        enter(view, s, entries.data(), entries.size(), kWidth);
+        search_layer(view, s, level, stop);
+        entries.clear();
+        for (const Pool::Entry &e : s.pool.entries()) entries.push_back(e.id);
+        if (entries.empty()) entries.push_back(entry);
+    }
+    s.keep_dropped = keep;
+}
+
+// What a node of several levels met on the level above, added to what it found on this one: others of its group may fill the pool
+// here, and its links are to lead out of the group. `above` becomes what was found.
+inline void add_from_above(std::vector<Candidate> &found, std::vector<Candidate> &above)
+{
+    std::vector<Candidate> here = found;
+    for (const Candidate &c : above)
+        if (std::none_of(here.begin(), here.end(), [&](const Candidate &o) { return o.id == c.id; })) found.push_back(c);
+    std::sort(found.begin(), found.end());
+    above = std::move(here);
+}
+
 }  // namespace vkv::graph

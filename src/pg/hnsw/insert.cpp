@@ -89,9 +89,15 @@ private:
         if (entry.node != kNoNode) {
             uint32_t at = graph::descend(view, search_, entry.node, entry.level, level, poll_interrupts);
             std::vector<uint32_t> entries{at};
+            std::vector<graph::Candidate> above;
             for (int l = std::min(level, entry.level); l >= 0; --l) {
                 graph::enter(view, search_, entries.data(), entries.size(), s.ef_construction);
                 graph::search_layer(view, search_, l, poll_interrupts);
+                if (l == level && level < entry.level && graph::looks_astray(search_.pool)) {
+                    graph::descend_widely(view, search_, entry.node, entry.level, level, entries, poll_interrupts);
+                    graph::enter(view, search_, entries.data(), entries.size(), s.ef_construction);
+                    graph::search_layer(view, search_, l, poll_interrupts);
+                }
                 std::vector<graph::Candidate> found;
                 entries.clear();
                 tombstones_.clear();
@@ -103,6 +109,7 @@ private:
                         tombstones_.push_back(e.id);
                 }
                 if (entries.empty()) entries.push_back(at);
+                graph::add_from_above(found, above);
                 chosen[static_cast<size_t>(l)] = linker.choose(found, s.max_links(l));
             }
         }

@@ -160,12 +160,24 @@ private:
             const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
             graph::enter(view, search_, from, 2, width());
             graph::search_layer(view, search_, 0, poll_interrupts);
+            if (entry.level > 0 && graph::looks_astray(search_.pool)) search_widely(view, entry, from[0]);
             // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
             const Entry after = index_.entry();
             if (after.free_epoch == entry.free_epoch) break;
             entry = after;
         }
         take_batch(view);
+    }
+
+    // All rows found are equally far, as from a group that is not the query's: once more, from all groups that a wide descent
+    // meets.
+    void search_widely(PageView &view, const Entry &entry, uint32_t descended)
+    {
+        std::vector<uint32_t> from;
+        graph::descend_widely(view, search_, entry.node, entry.level, 0, from, poll_interrupts);
+        from.insert(from.end(), {descended, entry.node});
+        graph::enter(view, search_, from.data(), from.size(), width());
+        graph::search_layer(view, search_, 0, poll_interrupts);
     }
 
     bool next_batch()
