@@ -41,6 +41,13 @@ is_deeply([index_files($node)], \@files, 'no file after it');
 $node->safe_psql('postgres', "SET statement_timeout = 50; \\set ON_ERROR_STOP 0\n$build;\n\\set ON_ERROR_STOP 1\nSET statement_timeout = 0; $build");
 ok_sound($node, 'items_idx', 'a build after a cancelled one');
 
+# Building again, beside the old index.
+foreach my $ms (100, 300, 600)
+{
+	like(sqlstate_of($node, "SET maintenance_work_mem = '8MB'; SET statement_timeout = $ms; REINDEX INDEX CONCURRENTLY items_idx"), qr/^57014/, "REINDEX CONCURRENTLY cancelled after $ms ms");
+	$node->safe_psql('postgres', 'DROP INDEX IF EXISTS items_idx_ccnew');
+}
+
 # Vacuum.
 $node->safe_psql('postgres', 'DELETE FROM items WHERE id % 2 = 0');
 $cancelled = 0;

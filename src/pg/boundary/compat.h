@@ -33,18 +33,54 @@ inline BufferDesc *buffer_descriptor(Buffer buffer)
                                  : GetBufferDescriptor(static_cast<uint32>(buffer - 1));
 }
 
-// Does this buffer hold this block of the relation's main fork at this moment, read in and whole?
-inline bool buffer_holds(BufferDesc *desc, Relation rel, BlockNumber block)
+// Does the buffer's tag name this block of the relation's main fork?
+inline bool buffer_names(BufferDesc *desc, Relation rel, BlockNumber block)
 {
 #if PG_VERSION_NUM >= 160000
     const bool same = BufTagMatchesRelFileLocator(&desc->tag, &rel->rd_locator) && desc->tag.forkNum == MAIN_FORKNUM;
 #else
     const bool same = RelFileNodeEquals(desc->tag.rnode, rel->rd_node) && desc->tag.forkNum == MAIN_FORKNUM;
 #endif
-    return same && desc->tag.blockNum == block && (pg_atomic_read_u32(&desc->state) & BM_VALID) != 0;
+    return same && desc->tag.blockNum == block;
 }
 
-inline uint32_t buffer_usage(BufferDesc *desc) { return BUF_STATE_GET_USAGECOUNT(pg_atomic_read_u32(&desc->state)); }
+// Read in, and not about to be given to another block (which happens with its header locked).
+inline bool buffer_valid(BufferDesc *desc) { return (pg_atomic_read_u32(&desc->state) & (BM_VALID | BM_LOCKED)) == BM_VALID; }
+
+// The same, and used so much that the clock sweep must come by BM_MAX_USAGE_COUNT + 1 times before it takes the buffer.
+inline bool buffer_hot(BufferDesc *desc)
+{
+    constexpr uint32 kHot = BM_VALID | static_cast<uint32>(BM_MAX_USAGE_COUNT) * BUF_USAGECOUNT_ONE;
+    return (pg_atomic_read_u32(&desc->state) & (BM_VALID | BM_LOCKED | BUF_USAGECOUNT_MASK)) == kHot;
+}
+
+// Is the content of a shared buffer locked exclusively? What that looks like, is seen at a lock of our own.
+inline bool content_locked_exclusively(BufferDesc *desc)
+{
+    static constinit uint32 exclusive = 0;
+    if (exclusive == 0) {
+        LWLock lock;
+        LWLockInitialize(&lock, LWTRANCHE_BUFFER_CONTENT);
+        const uint32 before = pg_atomic_read_u32(&lock.state);
+        LWLockAcquire(&lock, LW_EXCLUSIVE);
+        exclusive = before ^ pg_atomic_read_u32(&lock.state);
+        LWLockRelease(&lock);
+    }
+    return (pg_atomic_read_u32(&BufferDescriptorGetContentLock(desc)->state) & exclusive) != 0;
+}
+
+// Pages found in shared buffers, for pg_statio_*; reading a page through the buffer manager counts itself.
+inline void count_hits(Relation rel, int64 hits)
+{
+    if (rel->pgstat_info == nullptr) return;
+#if PG_VERSION_NUM >= 160000
+    rel->pgstat_info->counts.blocks_fetched += hits;
+    rel->pgstat_info->counts.blocks_hit += hits;
+#else
+    rel->pgstat_info->t_counts.t_blocks_fetched += hits;
+    rel->pgstat_info->t_counts.t_blocks_hit += hits;
+#endif
+}
 
 // Names the relation's storage: changes with TRUNCATE, REINDEX and the like.
 inline uint64_t relation_storage(Relation rel)

@@ -226,8 +226,11 @@ private:
             return false;
         });
         if (!whole) {
-            pg_call([] { CHECK_FOR_INTERRUPTS(); });
-            throw Error(Errc::internal, "the build of an hnsw index was interrupted");
+            pg_call([] {
+                CHECK_FOR_INTERRUPTS();
+                // Not taken, as interrupts are held off: the threads have stopped all the same.
+                ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("canceling statement due to user request")));
+            });
         }
         graph_->reach_all();
     }

@@ -3,6 +3,7 @@
 #include "core/codec/codec.h"
 #include "pg/boundary/boundary.h"
 #include "pg/hnsw/hnsw.h"
+#include "pg/hnsw/resident.h"
 
 namespace vkv {
 
@@ -53,6 +54,8 @@ bytea *parse_options(Datum reloptions, bool validate)
 // Operator classes are checked when an index is built, by their distance function (index.cpp).
 bool validate(Oid) { return true; }
 
+void assign_evict_after(int value, void *) { Resident::looks_to_eviction = value; }
+
 void define_options()
 {
     option_kind = add_reloption_kind();
@@ -84,6 +87,13 @@ void define_settings()
                              "Lets hnsw scans go on, in order, when more than hnsw.ef_search rows are wanted.",
                              "Off: a scan ends after hnsw.ef_search rows unless hnsw.iterative_scan is set.",
                              &settings.scan_past_ef, true, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("vectorkv.page_map_memory",
+                            "Sets how much memory a session may use to remember where pages of hnsw indexes lie.",
+                            "Four bytes a page. Pages beyond that are read through the buffer manager.", &settings.page_map_memory,
+                            8192, 1, INT_MAX / 1024, PGC_USERSET, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("vectorkv.evict_after", "Evicts pages that hnsw searches are reading on purpose: one in so many.",
+                            "For tests. Zero: none.", &settings.evict_after, 0, 0, INT_MAX, PGC_SUSET, GUC_NOT_IN_SAMPLE, nullptr,
+                            entry<assign_evict_after>, nullptr);
 }
 
 }  // namespace

@@ -17,8 +17,10 @@ struct Settings {
     int iterative_scan = static_cast<int>(IterativeScan::off);
     int max_scan_tuples = 20000;
     double scan_mem_multiplier = 1;
-    int default_codec = -1;    // a CodecId, or -1: the best one for the type
-    bool scan_past_ef = true;  // go on beyond ef_search rows when asked for more
+    int default_codec = -1;      // a CodecId, or -1: the best one for the type
+    bool scan_past_ef = true;    // go on beyond ef_search rows when asked for more
+    int page_map_memory = 8192;  // kB
+    int evict_after = 0;         // for tests: see resident.h
 };
 extern Settings settings;
 

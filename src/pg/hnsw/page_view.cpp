@@ -1,6 +1,7 @@
-// Scoring nodes in place, a hop's neighbours at a time: addresses first, prefetch, then all codes, then a look whether the pages
-// are still there. Payloads and upper lists, which are rarer, are read under share locks; what is missing there is a node freed
-// meanwhile, not an error.
+// Scoring nodes in place, a hop's neighbours at a time: addresses first, prefetch, then all codes, then the second look at their
+// pages (resident.h); what was not there, or not for certain, is read one by one. Payloads and upper lists, which are rarer, are
+// read under share locks; what is missing there although its address was read under one, too, is a node freed meanwhile, not an
+// error.
 
 #include "pg/hnsw/page_view.h"
 
@@ -39,9 +40,8 @@ bool usable(const ReadPage &page, PageKind kind)
 bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::vector<uint8_t> *out)
 {
     out->clear();
-    const BlockNumber blocks = RelationGetNumberOfBlocks(rel);
     for (ItemPointerData at = first; is_item(at) && out->size() < max;) {
-        if (ItemPointerGetBlockNumber(&at) >= blocks) return false;
+        if (!block_exists(rel, ItemPointerGetBlockNumber(&at))) return false;
         ReadPage page(rel, ItemPointerGetBlockNumber(&at));
         if (!usable(page, PageKind::payload)) return false;
         size_t bytes;
@@ -59,7 +59,7 @@ bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::v
 
 bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, int level, uint32_t *out, uint32_t *n)
 {
-    if (!is_item(at)) return false;
+    if (!is_item(at) || !block_exists(index.rel(), ItemPointerGetBlockNumber(&at))) return false;
     ReadPage page(index.rel(), ItemPointerGetBlockNumber(&at));
     if (!usable(page, PageKind::upper)) return false;
     size_t bytes;
@@ -90,7 +90,7 @@ bool code_is_whole(const Shape &shape, const std::vector<uint8_t> &payload, size
 PageView::PageView(const Index &index, Scorer *scorer) : index_(index), scorer_(scorer), resident_(Resident::of(index.rel()))
 {
     const size_t n = max_links() + 1;
-    pages_.resize(n);
+    looks_.resize(n);
     codes_.resize(n);
     where_.resize(n);
     found_.resize(n);
@@ -100,17 +100,18 @@ uint32_t PageView::neighbors(uint32_t id, int level, uint32_t *out)
 {
     const Shape &s = index_.shape();
     uint32_t n = 0;
-    ItemPointerData upper = no_item();
-    peek(id, [&](const NodeHeader *node, const uint8_t *) {
-        if (level == 0) {
+    if (level == 0) {
+        peek(id, [&](const NodeHeader *node, const uint8_t *) {
             n = std::min<uint32_t>(node->links, s.max_links(0));
             std::memcpy(out, links_of(node, s), n * sizeof(uint32_t));
-        } else if (node->level >= level) {
-            upper = node->upper;
-        }
-    });
-    if (level > 0 && !read_upper(index_, upper, id, level, out, &n)) n = 0;
-    return n;
+        });
+        return n;
+    }
+    ItemPointerData upper = no_item();
+    auto take = [&](const NodeHeader *node, const uint8_t *) { upper = node->level >= level ? node->upper : no_item(); };
+    if (peek(id, take) && read_upper(index_, upper, id, level, out, &n)) return n;
+    // The address may have been read in the middle of a change.
+    return inspect(id, take) && read_upper(index_, upper, id, level, out, &n) ? n : 0;
 }
 
 const uint8_t *PageView::code_apart(const NodeHeader *node)
@@ -123,26 +124,31 @@ const uint8_t *PageView::code_apart(const NodeHeader *node)
     return apart_.data();
 }
 
+// The code of a node that keeps it apart; the header is read again under a lock if what it says is not there.
+const uint8_t *PageView::code_apart(uint32_t id, NodeHeader *header)
+{
+    if (const uint8_t *code = code_apart(header)) return code;
+    return inspect(id, [&](const NodeHeader *node, const uint8_t *) { *header = *node; }) ? code_apart(header) : nullptr;
+}
+
 void PageView::score_one(uint32_t id, float *distance, bool *counts)
 {
     *distance = kUnreadable;
     *counts = false;
     NodeHeader copy;
+    float found = 0;
     const bool apart = index_.shape().apart;
     const bool used = peek(id, [&](const NodeHeader *node, const uint8_t *code) {
         copy = *node;
-        if (!apart) scorer_->score(&code, 1, distance);
+        if (!apart) scorer_->score(&code, 1, &found);
     });
-    if (!used) {
-        *distance = kUnreadable;
-        return;
-    }
+    if (!used) return;
     if (apart) {
-        const uint8_t *code = code_apart(&copy);
+        const uint8_t *code = code_apart(id, &copy);
         if (!code) return;
-        scorer_->score(&code, 1, distance);
+        scorer_->score(&code, 1, &found);
     }
-    *distance = graph::finite(*distance);
+    *distance = graph::finite(found);
     *counts = node_answers(&copy);
 }
 
@@ -153,43 +159,46 @@ void PageView::score(const uint32_t *ids, size_t n, float *distance, bool *count
         for (size_t i = 0; i < n; ++i) score_one(ids[i], &distance[i], &counts[i]);
         return;
     }
-    if (pages_.size() < n) {
-        pages_.resize(n);
+    if (looks_.size() < n) {
+        looks_.resize(n);
         codes_.resize(n);
         where_.resize(n);
         found_.resize(n);
     }
     Relation rel = index_.rel();
+    again_.clear();
     size_t readable = 0;
+    resident_->begin();
     for (size_t i = 0; i < n; ++i) {
-        const char *page = resident_->peek(rel, s.block_of(ids[i]));
-        if (!page) {
-            distance[i] = kUnreadable;
-            counts[i] = false;
+        if (!resident_->look(rel, s.block_of(ids[i]), &looks_[readable])) {
+            again_.push_back(static_cast<uint32_t>(i));
             continue;
         }
-        const NodeHeader *node = node_in(page, s, ids[i]);
-        const uint8_t *code = code_of(node);
+        const NodeHeader *node = node_in(looks_[readable].page, s, ids[i]);
         for (size_t at = 0; at < sizeof(NodeHeader) + s.code_bytes && at < kPrefetchBytes; at += 64)
             __builtin_prefetch(reinterpret_cast<const char *>(node) + at);
-        codes_[readable] = code;
+        codes_[readable] = code_of(node);
         where_[readable++] = static_cast<uint32_t>(i);
     }
     scorer_->score(codes_.data(), readable, found_.data());
     for (size_t k = 0; k < readable; ++k) {
         const uint32_t i = where_[k];
         const auto *node = reinterpret_cast<const NodeHeader *>(codes_[k]) - 1;
-        const bool used = node_used(node);
         counts[i] = node_answers(node);
-        distance[i] = used ? graph::finite(found_[k]) : kUnreadable;
-        if (!resident_->still(rel, s.block_of(ids[i]))) score_one(ids[i], &distance[i], &counts[i]);
+        distance[i] = node_used(node) ? graph::finite(found_[k]) : kUnreadable;
     }
+    const bool in_time = resident_->in_time();
+    for (size_t k = 0; k < readable; ++k) {
+        const uint32_t i = where_[k];
+        if (!in_time || distance[i] == kUnreadable || !Resident::same(rel, s.block_of(ids[i]), looks_[k])) again_.push_back(i);
+    }
+    for (uint32_t i : again_) score_one(ids[i], &distance[i], &counts[i]);
 }
 
 void PageView::prefetch_links(uint32_t id)
 {
     const Shape &s = index_.shape();
-    const char *page = resident_->peek(index_.rel(), s.block_of(id));
+    const char *page = resident_->guess(s.block_of(id));
     if (!page) return;
     const NodeHeader *node = node_in(page, s, id);
     __builtin_prefetch(node);
@@ -207,7 +216,7 @@ bool PageView::copy_code(uint32_t id, std::vector<uint8_t> *code)
         if (at) code->assign(at, at + s.code_bytes);
     });
     if (!used || !s.apart) return used;
-    if (!code_apart(&copy)) return false;
+    if (!code_apart(id, &copy)) return false;
     *code = apart_;
     return true;
 }

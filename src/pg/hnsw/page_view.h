@@ -31,22 +31,28 @@ public:
     // A copy of a node's first-level code; false if the node is free or gone.
     bool copy_code(uint32_t id, std::vector<uint8_t> *code);
 
-    // Calls use(header, code) with the node as it is, without lock; false if the node is free or gone. What use() saw may be stale.
+    // Calls use(header, code) with the node as it is, without lock; false if the node is free or gone. What use() saw may be stale,
+    // and it may be called several times: what it saw last counts.
     template <class Use>
     bool peek(uint32_t id, Use &&use);
+    // The same under a share lock: neither stale nor torn.
+    template <class Use>
+    bool inspect(uint32_t id, Use &&use);
 
     const Index &index() const { return index_; }
     Resident *resident() const { return resident_; }
 
 private:
     const uint8_t *code_apart(const NodeHeader *node);
+    const uint8_t *code_apart(uint32_t id, NodeHeader *header);
     void score_one(uint32_t id, float *distance, bool *counts);
 
     const Index &index_;
     Scorer *scorer_;
     Resident *resident_;
-    std::vector<const char *> pages_;
+    std::vector<Resident::Look> looks_;  // of a batch, as are the next four
     std::vector<const uint8_t *> codes_;
+    std::vector<uint32_t> again_;
     std::vector<uint8_t> apart_;
     std::vector<uint32_t> where_;
     std::vector<float> found_;
@@ -97,23 +103,27 @@ bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, in
 bool code_is_whole(const Shape &shape, const std::vector<uint8_t> &payload, size_t *bytes);
 
 template <class Use>
+bool PageView::inspect(uint32_t id, Use &&use)
+{
+    const Shape &s = index_.shape();
+    bool used = false;
+    resident_->locked(index_.rel(), s.block_of(id), [&](const char *page) {
+        used = page && node_used(node_in(page, s, id));
+        if (used) use(node_in(page, s, id), s.apart ? nullptr : code_of(node_in(page, s, id)));
+    });
+    return used;
+}
+
+template <class Use>
 bool PageView::peek(uint32_t id, Use &&use)
 {
     const Shape &s = index_.shape();
-    const BlockNumber block = s.block_of(id);
-    const char *page = resident_->peek(index_.rel(), block);
-    if (!page) return false;
-    const NodeHeader *node = node_in(page, s, id);
-    if (!node_used(node)) return false;
-    use(node, s.apart ? nullptr : code_of(node));
-    if (resident_->still(index_.rel(), block)) return true;
     bool used = false;
-    resident_->pinned(index_.rel(), block, [&](const char *again) {
-        if (!again || !node_used(node_in(again, s, id))) return;
-        used = true;
-        use(node_in(again, s, id), s.apart ? nullptr : code_of(node_in(again, s, id)));
+    const bool certain = resident_->read(index_.rel(), s.block_of(id), [&](const char *page) {
+        used = page && node_used(node_in(page, s, id));
+        if (used) use(node_in(page, s, id), s.apart ? nullptr : code_of(node_in(page, s, id)));
     });
-    return used;
+    return used || (!certain && inspect(id, use));
 }
 
 }  // namespace vkv::hnsw

@@ -40,18 +40,22 @@ void check_page(Relation rel, BlockNumber block, const char *page, PageKind kind
         corrupted(rel, block, "a page header that makes no sense");
 }
 
-namespace {
-
-// Block numbers come from pages, which may be damaged. The length of the index last worked on is remembered: asking the system
-// costs as much as reading the page.
-void require_block(Relation rel, BlockNumber block)
+// The length of the index last worked on is remembered: asking the system costs as much as reading the page.
+bool block_exists(Relation rel, BlockNumber block)
 {
     static constinit uint64_t storage = 0;
     static constinit BlockNumber blocks = 0;
-    if (storage == compat::relation_storage(rel) && block < blocks) return;
+    if (storage == compat::relation_storage(rel) && block < blocks) return true;
     blocks = pg_call([&] { return RelationGetNumberOfBlocks(rel); });
     storage = compat::relation_storage(rel);
-    if (block >= blocks) corrupted(rel, block, "a link leads beyond the end");
+    return block < blocks;
+}
+
+namespace {
+
+void require_block(Relation rel, BlockNumber block)
+{
+    if (!block_exists(rel, block)) corrupted(rel, block, "a link leads beyond the end");
 }
 
 }  // namespace
@@ -103,13 +107,21 @@ WritePages::~WritePages()
 
 char *WritePages::add(Buffer buffer, int flags)
 {
-    buffers_[count_++] = buffer;
-    return pg_call([&] { return static_cast<char *>(GenericXLogRegisterBuffer(state_, buffer, flags)); });
+    const int i = count_++;
+    buffers_[i] = buffer;
+    pages_[i] = pg_call([&] { return static_cast<char *>(GenericXLogRegisterBuffer(state_, buffer, flags)); });
+    return pages_[i];
 }
 
 char *WritePages::lock(BlockNumber block, PageKind kind)
 {
+    for (int i = 0; i < count_; ++i)
+        if (BufferGetBlockNumber(buffers_[i]) == block) {
+            check_page(rel_, block, pages_[i], kind);
+            return pages_[i];
+        }
     require_block(rel_, block);
+    if (count_ == MAX_GENERIC_XLOG_PAGES) throw Error(Errc::internal, "too many pages of an hnsw index in one change");
     Buffer buffer = pg_call([&] {
         Buffer b = ReadBuffer(rel_, block);
         LockBuffer(b, BUFFER_LOCK_EXCLUSIVE);

@@ -13,6 +13,9 @@ void init_page(char *page, PageKind kind);
 // Raises index_corrupted unless the page is one of ours, of this kind.
 void check_page(Relation rel, BlockNumber block, const char *page, PageKind kind);
 
+// Is there such a block? Block numbers come from pages, which may be damaged, or read in the middle of a change.
+bool block_exists(Relation rel, BlockNumber block);
+
 // A page under a share lock; released when it goes out of scope.
 class ReadPage {
 public:
@@ -22,6 +25,7 @@ public:
     ReadPage(const ReadPage &) = delete;
     ReadPage &operator=(const ReadPage &) = delete;
     const char *page() const { return page_; }
+    Buffer buffer() const { return buffer_; }
     const Opaque *opaque() const { return opaque_of(page_); }
     bool blank() const { return PageIsNew(const_cast<char *>(page_)); }
     void close() noexcept;
@@ -40,7 +44,8 @@ public:
     WritePages(const WritePages &) = delete;
     WritePages &operator=(const WritePages &) = delete;
 
-    char *lock(BlockNumber block, PageKind kind);  // waits for the exclusive lock
+    // Waits for the exclusive lock. A page that is locked here already is returned again: damaged links may lead back to it.
+    char *lock(BlockNumber block, PageKind kind);
     char *extend(PageKind kind, BlockNumber *block);
     void commit();
 
@@ -48,7 +53,8 @@ private:
     char *add(Buffer buffer, int flags);
     Relation rel_;
     GenericXLogState *state_ = nullptr;
-    Buffer buffers_[4] = {InvalidBuffer, InvalidBuffer, InvalidBuffer, InvalidBuffer};
+    Buffer buffers_[MAX_GENERIC_XLOG_PAGES] = {};
+    char *pages_[MAX_GENERIC_XLOG_PAGES] = {};
     int count_ = 0;
 };
 
