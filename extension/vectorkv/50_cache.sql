@@ -80,3 +80,7 @@ CREATE FUNCTION kv.fetch(cache regclass, seq bigint, layer int, first int DEFAUL
 -- No rows: the cache is sound.
 CREATE FUNCTION kv.check_cache(cache regclass, OUT seq bigint, OUT layer int, OUT head int, OUT "position" int, OUT problem text) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'kv_check_cache' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;
+
+-- Deletes the tiles that no sequence names any more. Returns how many; dry_run only counts them.
+CREATE FUNCTION kv.collect(cache regclass, max_tiles bigint DEFAULT NULL, dry_run boolean DEFAULT false) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'kv_collect' LANGUAGE C VOLATILE PARALLEL UNSAFE;

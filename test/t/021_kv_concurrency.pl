@@ -91,10 +91,10 @@ foreach my $number (0 .. 6)
 	push @clients, $child;
 }
 my $tables = join ', ', map { ($_, "${_}_sealed", "${_}_tail") } @caches;
-my $vacuum = start_pgbench($node, 1, $seconds, [1, "VACUUM $tables;\n\\sleep 100 ms\n"]);
+my $vacuum = start_pgbench($node, 1, $seconds, [1, "VACUUM $tables;\nSELECT kv.collect('exact');\nSELECT kv.collect('small', 5);\n\\sleep 100 ms\n"]);
 waitpid $_, 0 foreach @clients;
 my ($code, $output) = finish_pgbench($vacuum);
-is($code, 0, 'vacuum ended without an error') or diag($output);
+is($code, 0, 'vacuum and kv.collect ended without an error') or diag($output);
 
 # The clients' own sequences.
 my (@states, $done, %model);
@@ -156,15 +156,17 @@ foreach my $fork (map { @{ $_->{forks} } } @states)
 }
 is($wrong, '', "$forks forks of shared sequences hold what was there");
 
-# What no sequence refers to is gone.
+# What no sequence refers to is gone when it has been collected.
 foreach my $cache (@caches)
 {
+	$node->safe_psql('postgres', "SELECT kv.collect('$cache')");
+	is($node->safe_psql('postgres', "SELECT kv.collect('$cache')"), '0', "$cache: what was collected is not there to be collected");
 	foreach my $table ("${cache}_sealed", "${cache}_tail")
 	{
 		is($node->safe_psql('postgres', "SELECT count(*) FROM $table t WHERE NOT EXISTS (SELECT FROM $cache h WHERE t.extent = ANY (h.extents))"),
 			'0', "$table has no orphans");
 	}
-	$node->safe_psql('postgres', "SELECT kv.drop_sequence('$cache', seq) FROM $cache");
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('$cache', seq) FROM $cache; SELECT kv.collect('$cache')");
 	is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM $cache) + (SELECT count(*) FROM ${cache}_sealed) + (SELECT count(*) FROM ${cache}_tail)"),
 		'0', "$cache: when the sequences are dropped, nothing is left");
 }

@@ -8,7 +8,7 @@ use Test::More;
 use KVCache;
 use VectorKV;
 
-my $node = kv_node('kv_isolation', settings => ['max_connections = 20']);
+my $node = kv_node('kv_isolation', settings => ['max_connections = 20', 'max_prepared_transactions = 5']);
 create_cache($node, 'exact', "codec => 'f16'");
 create_cache($node, 'small', "codec => 'int8', tail_tokens => 16");
 
@@ -113,29 +113,84 @@ is($first->query("\\echo :LAST_ERROR_SQLSTATE"), '40001', 'a concurrent append u
 $first->query("ROLLBACK");
 ok_contents($node, 'exact', { 1 => { tokens => [ 0 .. 309, 400, 500, 600 ] } }, 'and changes nothing', only => [1]);
 
-# Sequences that share tiles are cut and dropped at the same time: each waits, neither deadlocks.
+# Sequences that share tiles are forked, cut, recoded and dropped at the same time: none waits for another's transaction.
 foreach my $change (['drop_sequence', ''], ['truncate', ', 10'], ['recode', ", 'int4'"])
 {
 	my ($function, $argument) = @$change;
 	$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', seq) FROM small; SELECT kv.append('small', 1, k(0, 300), v(0, 300)); "
 		  . "SELECT kv.fork('small', 1, 2); SELECT kv.fork('small', 1, 3)");
 	my $third = session();
+	$_->{stderr} = '' foreach $first, $second;
 	$third->query("BEGIN");
-	$third->query("SELECT kv.append('small', 1, k(300, 1), v(300, 1))");
-	my $number = 1;
-	$_->query_until(qr/sent/, "\\echo sent\nSELECT kv.$function('small', " . ++$number . "$argument);\n") foreach $first, $second;
-	ok(wait_for_backends($node, "kv.$function", 2), "$function: two wait for the writer of the third");
-	$third->query("COMMIT");
+	is($third->query("SELECT kv.append('small', 1, k(300, 1), v(300, 1))"), '301', "$function: a writer that has not committed");
+	$_->query("SET lock_timeout = '5s'; BEGIN") foreach $first, $second;
+	is($first->query("SELECT kv.fork('small', 1, 4)"), '300', "$function: the first forks what is committed");
+	is($second->query("SELECT kv.fork('small', 1, 5)"), '300', "$function: so does the second");
+	isnt($first->query("SELECT kv.$function('small', 2$argument)"), '', "$function: the first changes a sharer");
+	isnt($second->query("SELECT kv.$function('small', 3$argument)"), '', "$function: the second another");
+	$_->query('COMMIT') foreach $first, $second, $third;
+	is($first->{stderr} . $second->{stderr} . $third->{stderr}, '', "$function: and no errors");
 	$third->quit;
-	foreach my $session ($first, $second)
-	{
-		$session->{stderr} = '';
-		$session->query("SELECT 'done'");
-		is($session->{stderr}, '', "$function: and end without an error");
-	}
 	ok_cache($node, 'small', "$function: sound");
 	is($node->safe_psql('postgres', "SELECT kv.length('small', 1)"), '301', "$function: the writer's token is there");
 }
+
+# A fork waits for a transaction that is about to take the tokens away, and only for such a one.
+foreach my $case (
+	['dropped', "kv.drop_sequence('small', 1)", 'COMMIT', qr/^42704: /],
+	['not dropped', "kv.drop_sequence('small', 1)", 'ROLLBACK', qr/^$/],
+	['cut', "kv.truncate('small', 1, 70)", 'COMMIT', qr/^22023: /],
+	['cut, and the fork needs no more', "kv.truncate('small', 1, 70)", 'COMMIT', qr/^$/, 50],
+	['recoded', "kv.recode('small', 1, 'int4')", 'COMMIT', qr/^$/],
+	['recoded twice', "kv.recode('small', 1, 'int4'), kv.recode('small', 1, 'int8')", 'ROLLBACK', qr/^$/])
+{
+	my ($name, $change, $end, $expected, $length) = @$case;
+	$length //= 250;
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', seq) FROM small; SELECT kv.append('small', 1, k(0, 300), v(0, 300))");
+	$first->query("BEGIN");
+	$first->query("SELECT $change");
+	$second->{stderr} = '';
+	$second->query_until(qr/sent/, "\\echo sent\nSELECT kv.fork('small', 1, 2, $length);\n");
+	if ($name =~ /needs no more/) { is($second->query("SELECT 'x'"), "$length\nx", "$name: the fork does not wait"); }
+	else { ok(wait_for_backends($node, 'kv.fork', 1), "$name: the fork waits"); }
+	$first->query($end);
+	$second->query("SELECT 'x'");
+	my $state = $second->query("\\echo :LAST_ERROR_SQLSTATE");
+	my $made = $node->safe_psql('postgres', "SELECT kv.length('small', 2)");
+	like($made eq '' ? "$state: " : '', $expected, "$name: and goes on as it is then");
+	is($made, $made eq '' ? '' : $length, "$name: all tokens or none");
+	ok_cache($node, 'small', "$name: sound");
+	is($node->safe_psql('postgres', "SELECT kv.collect('small')"), '0', "$name: nothing is left over") if $name !~ /fork needs/;
+}
+
+# Under REPEATABLE READ a fork of what is gone meanwhile is a serialization failure, and nothing is made of tiles that may be gone.
+foreach my $change ("kv.drop_sequence('small', 1)", "kv.truncate('small', 1, 70)", "kv.recode('small', 1, 'int4')")
+{
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', seq) FROM small; SELECT kv.append('small', 1, k(0, 300), v(0, 300))");
+	$first->query("BEGIN ISOLATION LEVEL REPEATABLE READ");
+	is($first->query("SELECT kv.length('small', 1)"), '300', "$change: seen before");
+	$node->safe_psql('postgres', "SELECT $change; SELECT kv.collect('small'); VACUUM small, small_sealed");
+	is($first->query("SELECT kv.length('small', 1)"), '300', "$change: and after it");
+	$first->query("SELECT kv.fork('small', 1, 2, 200)");
+	is($first->query("\\echo :LAST_ERROR_SQLSTATE"), '40001', "$change: forked under REPEATABLE READ");
+	$first->query("ROLLBACK");
+	ok_cache($node, 'small', "$change: sound");
+}
+
+# A fork that has been prepared counts, as one in progress does.
+$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', seq) FROM small; SELECT kv.append('small', 1, k(0, 300), v(0, 300))");
+$node->safe_psql('postgres', "BEGIN; SELECT kv.fork('small', 1, 2); PREPARE TRANSACTION 'fork'");
+$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', 1); SELECT kv.collect('small')");
+$node->safe_psql('postgres', "COMMIT PREPARED 'fork'");
+ok_cache($node, 'small', 'a prepared fork keeps its tiles');
+ok_contents($node, 'small', { 2 => { tokens => [ 0 .. 299 ], lossy => 1 } }, 'and has its tokens');
+$node->safe_psql('postgres', "BEGIN; SELECT kv.fork('small', 2, 3); PREPARE TRANSACTION 'fork'");
+$node->safe_psql('postgres', "SELECT kv.drop_sequence('small', 2)");
+isnt($node->safe_psql('postgres', 'SELECT count(*) FROM small_sealed'), '0', 'as long as it may be committed');
+$node->safe_psql('postgres', "ROLLBACK PREPARED 'fork'");
+isnt($node->safe_psql('postgres', "SELECT kv.collect('small', dry_run => true)"), '0', 'a prepared fork that is rolled back leaves tiles to collect');
+isnt($node->safe_psql('postgres', "SELECT kv.collect('small')"), '0', 'which are collected');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM small_sealed'), '0', 'all of them');
 $_->quit foreach $first, $second;
 
 done_testing();

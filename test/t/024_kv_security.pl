@@ -1,5 +1,6 @@
 # Privileges and row security hold in every function of a cache: a role without rights gets nothing, one with rights gets what the
-# policies on header, sealed tiles and tail show it, and no function tells more.  The recipe is that of docs/kv.md.
+# policies on header, sealed tiles and tail show it, and no function tells more.  Tenants are those of kv.enable_tenants; what they may
+# do to each other's rows is in 056.
 use strict;
 use warnings;
 use FindBin;
@@ -11,7 +12,6 @@ use VectorKV;
 my $node = kv_node('kv_security');
 $node->safe_psql('postgres', 'CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE reader; CREATE ROLE nobody_special');
 create_cache($node, 'chat', "codec => 'int8', tail_tokens => 16");
-$node->safe_psql('postgres', "ALTER TABLE chat ADD COLUMN owner name NOT NULL DEFAULT current_user");
 
 sub as_role { my ($role, $sql) = @_; return "SET ROLE $role; $sql"; }
 
@@ -29,6 +29,8 @@ my %call = (
 	drop_sequence => "SELECT kv.drop_sequence('chat', 1)",
 	check => "SELECT count(*) FROM kv.check_cache('chat')",
 	tiles => 'SELECT count(*) FROM chat_tile',
+	collect => "SELECT kv.collect('chat')",
+	enable_tenants => "SELECT kv.enable_tenants('chat')",
 	drop_cache => "SELECT kv.drop_cache('chat')");
 
 $node->safe_psql('postgres', "SELECT kv.append('chat', 1, k(0, 200), v(0, 200))");
@@ -43,22 +45,36 @@ foreach my $name (qw(attend attend_layers weights fetch length check tiles))
 {
 	isnt($node->safe_psql('postgres', as_role('reader', $call{$name})), '', "$name: allowed to a reader");
 }
-foreach my $name (qw(append truncate fork seal recode drop_sequence drop_cache))
+foreach my $name (qw(append truncate fork seal recode drop_sequence collect enable_tenants drop_cache))
 {
 	like(sqlstate_of($node, as_role('reader', $call{$name})), qr/^42501: /, "$name: refused to a reader");
 }
-$node->safe_psql('postgres', "SELECT kv.drop_sequence('chat', 1)");
+
+# A fork needs the right to read, and to add rows; what frees tiles the right to delete them, or they wait for kv.collect.
+$node->safe_psql('postgres', 'GRANT INSERT ON chat, chat_sealed, chat_tail TO reader');
+is($node->safe_psql('postgres', as_role('reader', "SELECT kv.fork('chat', 1, 50), kv.fork('chat', 1, 51, 100), kv.fork('chat', 1, 52, 199)")),
+	'200|100|199', 'who may read and insert may fork');
+like(sqlstate_of($node, as_role('reader', "SELECT kv.$_")), qr/^42501: /, "$_: and no more")
+  foreach "append('chat', 50, k(0, 1), v(0, 1))", "truncate('chat', 1, 5)", "drop_sequence('chat', 50)", "recode('chat', 1, 'int4')";
+$node->safe_psql('postgres', 'GRANT DELETE ON chat, chat_tail TO reader; GRANT UPDATE ON chat TO reader');
+is($node->safe_psql('postgres', as_role('reader', "SELECT kv.drop_sequence('chat', seq) FROM chat WHERE seq > 1")), "t\nt\nt", 'dropped without the right to delete tiles');
+my $waiting = $node->safe_psql('postgres', as_role('reader', "SELECT kv.collect('chat', dry_run => true)"));
+cmp_ok($waiting, '>', 0, "their $waiting tiles wait");
+like(sqlstate_of($node, as_role('reader', $call{collect})), qr/^42501: /, 'for somebody else');
+ok_cache($node, 'chat', 'and are no fault');
+is($node->safe_psql('postgres', "SELECT kv.collect('chat', 1)"), '1', 'the owner collects one');
+is($node->safe_psql('postgres', "SELECT kv.collect('chat')"), $waiting - 1, 'and the others');
+is($node->safe_psql('postgres', "SELECT kv.collect('chat', dry_run => true)"), '0', 'and there are none left');
+ok_cache($node, 'chat', 'sound');
+$node->safe_psql('postgres', "SELECT kv.drop_sequence('chat', 1); REVOKE INSERT, UPDATE, DELETE ON chat, chat_sealed, chat_tail FROM reader");
 
 # Two tenants.  A tile is of those who have a sequence that uses it.
 $node->safe_psql('postgres', <<'SQL');
-GRANT SELECT, INSERT, UPDATE, DELETE ON chat, chat_sealed, chat_tail TO alice, bob;
+GRANT SELECT, INSERT, UPDATE, DELETE ON chat TO alice, bob;
+GRANT SELECT, INSERT, DELETE ON chat_tail TO alice, bob;
+GRANT SELECT, INSERT ON chat_sealed TO alice, bob;
 GRANT SELECT ON chat_tile TO alice, bob;
-ALTER TABLE chat ENABLE ROW LEVEL SECURITY;
-ALTER TABLE chat_sealed ENABLE ROW LEVEL SECURITY;
-ALTER TABLE chat_tail ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON chat USING (owner = current_user);
-CREATE POLICY own ON chat_sealed USING (EXISTS (SELECT FROM chat h WHERE h.extents @> ARRAY[extent])) WITH CHECK (true);
-CREATE POLICY own ON chat_tail USING (EXISTS (SELECT FROM chat h WHERE h.extents @> ARRAY[extent])) WITH CHECK (true);
+SELECT kv.enable_tenants('chat');
 SQL
 $node->safe_psql('postgres', as_role('alice', "SELECT kv.append('chat', 1, k(0, 200), v(0, 200))"));
 $node->safe_psql('postgres', as_role('bob', "SELECT kv.append('chat', 2, k(500, 300), v(500, 300))"));
@@ -87,7 +103,13 @@ foreach my $call ("kv.recode('chat', 31, 'int4') > 100", "kv.seal('chat', 31) > 
 	my ($status, $out, $err) = $node->psql('postgres', as_role('alice', "SELECT $call"));
 	is("$out$err", 't', "$call: under the policies");
 }
+like(sqlstate_of($node, as_role('alice', $call{collect})), qr/^42501: /, 'collect: not for whom row security binds');
+cmp_ok($node->safe_psql('postgres', $call{collect}), '>', 0, 'collect: for the owner');
 is($node->safe_psql('postgres', 'SELECT count(DISTINCT extent) FROM (SELECT extent FROM chat_sealed UNION SELECT extent FROM chat_tail) t'), '2', 'nothing is left of them');
+$node->safe_psql('postgres', 'ALTER TABLE chat FORCE ROW LEVEL SECURITY; ALTER TABLE chat OWNER TO alice; ALTER TABLE chat_sealed OWNER TO alice; ALTER TABLE chat_tail OWNER TO alice');
+like(sqlstate_of($node, as_role('alice', $call{collect})), qr/^42501: row security/, 'collect: nor for an owner whom it binds by force');
+$node->safe_psql('postgres', 'ALTER TABLE chat NO FORCE ROW LEVEL SECURITY; ALTER TABLE chat OWNER TO postgres; ALTER TABLE chat_sealed OWNER TO postgres; ALTER TABLE chat_tail OWNER TO postgres; '
+	  . 'GRANT SELECT, INSERT, UPDATE, DELETE ON chat TO alice; GRANT SELECT, INSERT, DELETE ON chat_tail TO alice; GRANT SELECT, INSERT ON chat_sealed TO alice');
 
 # Forks across tenants: the shared tiles stay until the last sequence is gone, whoever deletes.
 $node->safe_psql('postgres', "SELECT kv.fork('chat', 1, 3, 180); UPDATE chat SET owner = 'bob' WHERE seq = 3");
@@ -97,6 +119,7 @@ is($node->safe_psql('postgres', as_role('alice', $call{drop_sequence})), 't', 'a
 is($node->safe_psql('postgres', as_role('bob', "SELECT kv.attend('chat', '{3}', 1, q_batch(1, 1))")), $fork, "bob's fork is whole");
 ok_cache($node, 'chat', 'sound');
 $node->safe_psql('postgres', as_role('bob', "SELECT kv.drop_sequence('chat', 3); SELECT kv.drop_sequence('chat', 2)"));
+$node->safe_psql('postgres', $call{collect});
 is($node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM chat) + (SELECT count(*) FROM chat_sealed) + (SELECT count(*) FROM chat_tail)'), '0', 'nothing is left');
 
 # Owners: a cache belongs to who made it, and is listed without being readable.
@@ -119,7 +142,7 @@ like(sqlstate_of($node, as_role('reader', "SELECT kv.fetch('torn', 1, 0)")), qr/
 $node->safe_psql('postgres', "ALTER TABLE torn_sealed DISABLE ROW LEVEL SECURITY; ALTER TABLE torn_tail ENABLE ROW LEVEL SECURITY; CREATE POLICY none ON torn_tail USING (false)");
 like(sqlstate_of($node, as_role('reader', $torn)), qr/^XX001: /, 'a hidden tail: attend says so');
 
-# What runs with the owner's rights uses PostgreSQL's own operators, whatever the caller's search path holds.
+# Operators of the caller's search path run as the caller, if at all.
 $node->safe_psql('postgres', <<'SQL');
 CREATE SCHEMA evil AUTHORIZATION alice;
 SET ROLE alice;
@@ -136,6 +159,7 @@ $node->safe_psql('postgres', "SET ROLE alice; SET search_path = evil, pg_catalog
 	  . "SELECT kv.fork('chat', 20, 21); SELECT kv.truncate('chat', 20, 50); SELECT kv.recode('chat', 21, 'int4'); SELECT kv.drop_sequence('chat', 20); SELECT kv.drop_sequence('chat', 21)");
 is($node->safe_psql('postgres', "SELECT count(*) > 0 FROM evil.log WHERE who = 'alice'"), 't', "the caller's operators are found in what runs as the caller");
 is($node->safe_psql('postgres', "SELECT DISTINCT who FROM evil.log WHERE who <> 'alice'"), '', "no function of the caller's runs as somebody else");
+$node->safe_psql('postgres', $call{collect});
 is($node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM chat_sealed) + (SELECT count(*) FROM chat_tail)'), '0', 'and nothing is left behind');
 
 done_testing();

@@ -113,6 +113,41 @@ inline IndexScanDesc begin_index_scan(Relation table, Relation index, Snapshot s
 #endif
 }
 
+inline IndexScanDesc begin_bitmap_scan(Relation index, Snapshot snapshot, int keys)
+{
+#if PG_VERSION_NUM >= 180000
+    return index_beginscan_bitmap(index, snapshot, nullptr, keys);
+#else
+    return index_beginscan_bitmap(index, snapshot, keys);
+#endif
+}
+
+// use(block) of every block that has rows in the bitmap, until it returns false.
+template <typename F>
+void for_blocks(TIDBitmap *rows, F &&use)
+{
+#if PG_VERSION_NUM >= 180000
+    TBMPrivateIterator *iterator = tbm_begin_private_iterate(rows);
+    TBMIterateResult result;
+    while (tbm_private_iterate(iterator, &result) && use(result.blockno)) {
+    }
+    tbm_end_private_iterate(iterator);
+#else
+    TBMIterator *iterator = tbm_begin_iterate(rows);
+    for (TBMIterateResult *result = tbm_iterate(iterator); result && use(result->blockno);) result = tbm_iterate(iterator);
+    tbm_end_iterate(iterator);
+#endif
+}
+
+inline bool walk_expression(Node *node, bool (*walker)(Node *, void *), void *context)
+{
+#if PG_VERSION_NUM >= 160000
+    return expression_tree_walker(node, walker, context);
+#else
+    return expression_tree_walker(node, reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(walker)), context);
+#endif
+}
+
 // The parts of "schema.name".
 inline List *qualified_name(const char *name)
 {

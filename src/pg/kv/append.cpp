@@ -8,6 +8,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/foreign_code.h"
 #include "pg/kv/sealing.h"
 #include "pg/kv/statistics.h"
 
@@ -181,6 +182,7 @@ SQL_FUNCTION(kv_append)
     SPI_connect();
     Append a{};
     a.cache = cache_of(PG_GETARG_OID(0));
+    refuse_foreign_code(a.cache);
     a.seq = PG_GETARG_INT64(1);
     a.k = view_of(datum_tensor(PG_GETARG_DATUM(2)));
     a.has_position = !PG_ARGISNULL(4);
@@ -211,6 +213,7 @@ SQL_FUNCTION(kv_seal)
 {
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
+    refuse_foreign_code(c);
     Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
     const int32_t length = present_length(c, s);
     int32_t count = 0;

@@ -173,17 +173,25 @@ constexpr Statement kStatements[kPlans] = {
     {"UPDATE {h} SET length = $2, sealed = $3 WHERE seq = $1 AND length = $4 AND sealed = $5 AND epoch = $6", "844448"},
     /* header_update */
     {"UPDATE {h} SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq = $1", "8448EI"},
-    /* header_fork */ {"UPDATE {h} SET forks = forks + 1 WHERE seq = $1", "8"},
+    /* header_fork */
+    {"INSERT INTO {h} (seq, length, sealed, epoch, extents, stops) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+     "8448EI"},
     /* header_delete */ {"DELETE FROM {h} WHERE seq = $1", "8"},
-    /* sharers_lock */ {"SELECT 1 FROM {h} WHERE extents OPERATOR(pg_catalog.&&) $1 ORDER BY seq FOR NO KEY UPDATE", "E"},
-    /* last_stop */
-    {"SELECT pg_catalog.max(s.stop) FROM {h} h, LATERAL ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) "
-     "AS s (extent, stop) WHERE h.extents OPERATOR(pg_catalog.@>) ARRAY[$1] AND s.extent OPERATOR(pg_catalog.=) $1",
-     "8"},
     /* sealed_insert */ {"INSERT INTO {s} (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", "8224T"},
     /* sealed_read */
     {"SELECT layer, head, pos, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head", "824"},
     /* sealed_delete */ {"DELETE FROM {s} WHERE extent OPERATOR(pg_catalog.=) $1 AND pos OPERATOR(pg_catalog.>=) $2", "84"},
+    /* sealed_delete_some */
+    {"DELETE FROM {s} WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT ctid FROM {s} "
+     "WHERE extent OPERATOR(pg_catalog.=) $1 AND pos OPERATOR(pg_catalog.>=) $2 LIMIT $3))",
+     "848"},
+    /* sealed_count */
+    {"SELECT pg_catalog.count(*) FROM {s} WHERE extent OPERATOR(pg_catalog.=) $1 AND pos OPERATOR(pg_catalog.>=) $2", "84"},
+    /* sealed_next */
+    {"SELECT extent FROM {s} WHERE extent OPERATOR(pg_catalog.>=) $1 ORDER BY extent LIMIT 1", "8"},
+    /* tile_before */
+    {"SELECT pos, tile FROM {s} WHERE extent = $1 AND layer = 0 AND pos < $2 ORDER BY pos DESC, head DESC LIMIT 1", "84"},
+    /* tile_at */ {"SELECT head, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos = $3 ORDER BY head", "824"},
     /* tail_insert */ {"INSERT INTO {t} (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", "844B"},
     /* tail_read */
     {"SELECT chunk, pos, kv FROM {t} WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
@@ -193,11 +201,7 @@ constexpr Statement kStatements[kPlans] = {
     /* tail_copy */
     {"INSERT INTO {t} (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM {t} WHERE extent = $1 AND pos >= $3 AND pos < $4",
      "8844"},
-    /* tail_move */ {"UPDATE {t} SET extent = $2 WHERE extent OPERATOR(pg_catalog.=) $1", "88"},
-    /* orphans */
-    {"SELECT DISTINCT e.extent FROM (SELECT extent FROM {s} UNION ALL SELECT extent FROM {t}) e WHERE NOT EXISTS "
-     "(SELECT FROM {h} h WHERE h.extents @> ARRAY[e.extent])",
-     ""},
+    /* tail_next */ {"SELECT extent FROM {t} WHERE extent OPERATOR(pg_catalog.>=) $1 ORDER BY extent LIMIT 1", "8"},
 };
 #undef VKV_HEADER
 

@@ -1,6 +1,6 @@
 // What a cache is: the row of kv.caches, looked up once a backend and kept until one of its tables changes.
 //
-//   NAME          one row a sequence: seq, length, sealed, epoch, forks, extents[], stops[] and whatever the owner adds
+//   NAME          one row a sequence: seq, length, sealed, epoch, forks (unused), extents[], stops[] and whatever the owner adds
 //   NAME_sealed   extent, layer, head, pos, tile: tiles in the cache's codec; never updated
 //   NAME_tail     extent, chunk, pos, kv: the newest tokens as packed halves, each token row_slots (layer, head) slots to a row
 //   NAME_tile     the view over both
@@ -11,8 +11,10 @@
 // tile, ever, at a position of a head of a layer; what changes tokens that were there makes a new extent and a new epoch. So
 // (extent, position) names content that never changes, and sequences share tiles by naming the same extents.
 //
-// LOCKS: writers lock the header row; what frees tiles locks the rows of all sequences that share the extents, in order of seq; a
-// fork updates the row it copies from, so that under REPEATABLE READ one of the two fails.
+// No stop lies within a tile: a fork or a truncation there puts the tokens before it into a tile of the new extent, so that no
+// sequence reaches tokens that are not its own.
+//
+// LOCKS: writers lock the header row of their sequence. A fork locks nothing, and tiles are freed without locks: naming.h.
 #pragma once
 
 #include "core/kv/rope.h"
@@ -31,20 +33,22 @@ enum class Plan : int {
     header_update,
     header_fork,
     header_delete,
-    sharers_lock,
-    last_stop,
     sealed_insert,
     sealed_read,
     sealed_delete,
+    sealed_delete_some,
+    sealed_count,
+    sealed_next,
+    tile_before,
+    tile_at,
     tail_insert,
     tail_read,
     tail_exists,
     tail_delete,
     tail_copy,
-    tail_move,
-    orphans,
+    tail_next,
 };
-inline constexpr int kPlans = static_cast<int>(Plan::orphans) + 1;
+inline constexpr int kPlans = static_cast<int>(Plan::tail_next) + 1;
 
 struct Cache {
     Oid header, sealed, tail, tiles;

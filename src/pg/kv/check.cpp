@@ -83,17 +83,6 @@ void check_sequence(Cache *c, const Sequence *s, Report *report)
     }
 }
 
-void check_orphans(Cache *c, Report *report)
-{
-    const uint64_t rows = run_plan(c, Plan::orphans, nullptr, true);
-    report->layer = -1;
-    for (uint64_t i = 0; i < rows; ++i) {
-        const char *extent = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-        report->put(false, -1, -1, psprintf("extent %s belongs to no sequence, or to one that row security hides", extent));
-    }
-    SPI_freetuptable(SPI_tuptable);
-}
-
 }  // namespace
 
 SQL_FUNCTION(kv_check_cache)
@@ -111,7 +100,6 @@ SQL_FUNCTION(kv_check_cache)
     int count;
     const Sequence *sequences = read_sequences(c, seqs, &count, CurrentMemoryContext);
     for (int i = 0; i < count; ++i) check_sequence(c, &sequences[i], &report);
-    check_orphans(c, &report);
     SPI_finish();
     return 0;
 }

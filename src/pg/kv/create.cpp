@@ -167,7 +167,8 @@ void make_tables(const Request &r)
         "epoch bigint NOT NULL DEFAULT kv.new_id(), forks int NOT NULL DEFAULT 0, extents bigint[] NOT NULL DEFAULT '{}', "
         "stops int[] NOT NULL DEFAULT '{}') WITH (fillfactor = 70)",
         header);
-    execute("CREATE INDEX ON %s USING gin (extents)", header);
+    execute("CREATE INDEX ON %s USING gin (extents) WITH (fastupdate = off)",
+            header);  // who frees tiles would read the pending list
     execute(
         "CREATE TABLE %s (extent bigint NOT NULL, layer smallint NOT NULL, head smallint NOT NULL, pos int NOT NULL, "
         "tile kv.tile NOT NULL, PRIMARY KEY (extent, layer, pos, head)) WITH (autovacuum_freeze_min_age = 0)",

@@ -43,7 +43,11 @@ Oid key_index(Relation rel, const DirectLayout &layout)
 
 bool open_direct(Oid table, const DirectLayout &layout, DirectTable *opened)
 {
-    if (!may_read_all(table)) return false;
+    return may_read_all(table) && open_unasked(table, layout, opened);
+}
+
+bool open_unasked(Oid table, const DirectLayout &layout, DirectTable *opened)
+{
     fault_point();
     Relation rel = table_open(table, AccessShareLock);
     *opened = {rel, as_it_was_made(rel, layout) ? key_index(rel, layout) : InvalidOid};

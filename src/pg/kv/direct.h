@@ -23,6 +23,8 @@ struct DirectLayout {
 // the whole table or row security binds him, and where the table is not as it was made. Else the table is open (AccessShareLock)
 // until close_direct. Both raise.
 bool open_direct(Oid table, const DirectLayout &layout, DirectTable *opened);
+// The same whoever asks: to learn whether a row is there, not what is in it.
+bool open_unasked(Oid table, const DirectLayout &layout, DirectTable *opened);
 void close_direct(DirectTable *table);
 
 // An index scan of an open table under the active snapshot. Raises, and holds nothing that a transaction's end does not release.

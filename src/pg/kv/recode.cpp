@@ -1,5 +1,5 @@
-// kv.recode: the sealed tokens of a sequence in another codec. The new tiles go to a new extent of the sequence's own, and the tail
-// moves there; sequences that share the old tiles keep them.
+// kv.recode: the sealed tokens of a sequence in another codec. The new tiles and the tail go to a new extent of the sequence's own;
+// sequences that share the old tiles keep them.
 
 #include <algorithm>
 
@@ -7,6 +7,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/foreign_code.h"
 #include "pg/kv/sealing.h"
 
 namespace vkv::kv {
@@ -78,32 +79,42 @@ void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, cons
     MemoryContextDelete(scratch);
 }
 
+void recode(Cache *c, const Sequence *s, Codec codec)
+{
+    TilePlan *plans;
+    const int count = plan_tiles(c, codec, 0, s->sealed, true, &plans);
+    Sequence changed = *s;
+    changed.epoch = new_id();
+    start_extent(&changed, 0, CurrentMemoryContext);
+    Tokens tail;
+    tail.tail = read_whole_tail(c, s, s->length, CurrentMemoryContext);
+    tail.first_new = s->length;
+    Datum range[] = {Int64GetDatum(s->own()), Int32GetDatum(0), Int32GetDatum(kOpenStop)};
+    if (s->length > s->sealed) run_plan(c, Plan::tail_delete, range);
+    // Policies may show tiles through the header: the old ones are read as they were seen before it changed.
+    CommandCounterIncrement();
+    PushCopiedSnapshot(GetTransactionSnapshot());
+    UpdateActiveSnapshotCommandId();
+    write_sequence(c, &changed);
+    for (int layer = 0; layer < c->layers; ++layer) recode_layer(c, s, changed.own(), layer, plans, count);
+    PopActiveSnapshot();
+    write_tail(c, changed.own(), tail, s->sealed, s->length);
+    free_tiles(c, s);
+}
+
 }  // namespace
 
 SQL_FUNCTION(kv_recode)
 {
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
+    refuse_foreign_code(c);
     const Codec codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(2)));
     tile_capacity(c->shape(codec));  // throws when the codec does not serve the cache's geometry
-    Sequence *s = lock_with_sharers(c, PG_GETARG_INT64(1), CurrentMemoryContext);
-    if (!s) no_sequence(c, PG_GETARG_INT64(1));
+    Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
     s->length = present_length(c, s);
     const int32_t sealed = s->sealed;
-    if (sealed > 0) {
-        TilePlan *plans;
-        const int count = plan_tiles(c, codec, 0, sealed, true, &plans);
-        Sequence changed = *s;
-        start_extent(&changed, 0, CurrentMemoryContext);
-        PushCopiedSnapshot(GetTransactionSnapshot());
-        UpdateActiveSnapshotCommandId();
-        for (int layer = 0; layer < c->layers; ++layer) recode_layer(c, s, changed.own(), layer, plans, count);
-        PopActiveSnapshot();
-        if (s->length > sealed) move_tail(c, s->own(), changed.own());
-        changed.epoch = new_id();
-        write_sequence(c, &changed);
-        free_tiles(c, s->spans, s->extents);
-    }
+    if (sealed > 0) recode(c, s, codec);
     SPI_finish();
     PG_RETURN_INT32(sealed);
 }

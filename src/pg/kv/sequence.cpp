@@ -1,4 +1,4 @@
-// Header rows: reading, locking, changing, and giving back the tiles that nothing refers to any more.
+// Header rows: reading, locking and changing.
 //
 // Reads for attention run under the snapshot of the calling statement; everything that writes reads with a fresh one, as the
 // statements of a volatile function do.
@@ -98,37 +98,6 @@ Datum stops_array(const Sequence *s)
     return PointerGetDatum(construct_array(values, s->spans, INT4OID, 4, true, TYPALIGN_INT));
 }
 
-// The identity of the cache's owner, whom row security does not bind: whether a tile is still used must not depend on who asks, and
-// rows of tiles and tail that policies show through the header must be reached when the header has changed already. What runs so
-// names its operators with their schema: the caller's search path must not choose them.
-struct AsOwner {
-    Oid user;
-    int flags;
-};
-
-AsOwner become_owner(const Cache *c)
-{
-    AsOwner before;
-    GetUserIdAndSecContext(&before.user, &before.flags);
-    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(c->header));
-    if (!HeapTupleIsValid(row)) elog(ERROR, "cache lookup failed for relation %u", c->header);
-    Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
-    ReleaseSysCache(row);
-    SetUserIdAndSecContext(owner, before.flags | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
-    return before;
-}
-
-// Runs a statement as the cache's owner on a table where the caller has the privilege himself.
-uint64_t run_as_owner(Cache *c, Plan plan, Datum *values, Oid table, AclMode privilege)
-{
-    if (pg_class_aclcheck(table, GetUserId(), privilege) != ACLCHECK_OK)
-        aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(table));
-    AsOwner before = become_owner(c);
-    const uint64_t rows = run_plan(c, plan, values);
-    SetUserIdAndSecContext(before.user, before.flags);
-    return rows;
-}
-
 }  // namespace
 
 int64_t new_id() { return static_cast<int64_t>(new_tile_id()); }
@@ -138,6 +107,14 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
     SPIPlanPtr prepared = plan_of(c, plan);
     fault_point();
     int status = SPI_execute_plan(prepared, values, nullptr, read_only, 0);
+    if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
+    return SPI_processed;
+}
+
+uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values)
+{
+    fault_point();
+    const int status = SPI_execute_snapshot(plan_of(c, plan), values, nullptr, GetActiveSnapshot(), nullptr, false, true, 0);
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     return SPI_processed;
 }
@@ -275,13 +252,56 @@ bool extend_sequence(Cache *c, const Sequence *s, int32_t length, int32_t sealed
     return run_plan(c, Plan::header_extend, values) == 1;
 }
 
-void write_sequence(Cache *c, const Sequence *s)
+namespace {
+
+// Rows that are being written; calls nest through triggers.
+struct Announcement {
+    const Sequence *sequence;
+    SubTransactionId subtransaction;
+};
+constexpr int kDeepest = 64;
+Announcement announced[kDeepest];
+int depth = 0;
+
+void at_end(XactEvent, void *) { depth = 0; }
+
+void at_subabort(SubXactEvent event, SubTransactionId id, SubTransactionId, void *)
 {
+    if (event != SUBXACT_EVENT_ABORT_SUB) return;
+    while (depth > 0 && announced[depth - 1].subtransaction >= id) --depth;
+}
+
+// What may write extents only as these functions do (kv.guard_header) is told what they write.
+uint64_t write_row(Cache *c, Plan plan, const Sequence *s)
+{
+    static bool registered = false;
+    if (!registered) {
+        RegisterXactCallback(entry<at_end>, nullptr);
+        RegisterSubXactCallback(entry<at_subabort>, nullptr);
+        registered = true;
+    }
     note_writer();
     Datum values[] = {Int64GetDatum(s->seq),   Int32GetDatum(s->length), Int32GetDatum(s->sealed),
                       Int64GetDatum(s->epoch), extents_array(s),         stops_array(s)};
-    if (run_plan(c, Plan::header_update, values) != 1) no_sequence(c, s->seq);
+    if (depth == kDeepest)
+        ereport(ERROR, errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+                errmsg("triggers on cache \"%s\" call the functions of schema kv more than %d deep", c->name, kDeepest));
+    announced[depth++] = {s, GetCurrentSubTransactionId()};
+    const uint64_t rows = run_plan(c, plan, values);
+    --depth;
+    return rows;
 }
+
+}  // namespace
+
+void write_sequence(Cache *c, const Sequence *s)
+{
+    if (write_row(c, Plan::header_update, s) != 1) no_sequence(c, s->seq);
+}
+
+bool insert_sequence(Cache *c, const Sequence *s) { return write_row(c, Plan::header_fork, s) == 1; }
+
+const Sequence *announced_sequence() { return depth > 0 ? announced[depth - 1].sequence : nullptr; }
 
 int32_t present_length(Cache *c, const Sequence *s)
 {
@@ -289,42 +309,6 @@ int32_t present_length(Cache *c, const Sequence *s)
     if (RecoveryInProgress()) return s->sealed;  // a standby has no unlogged rows
     Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->length - 1)};
     return run_plan(c, Plan::tail_exists, values, true) > 0 ? s->length : s->sealed;
-}
-
-void lock_sharers(Cache *c, const Sequence *s)
-{
-    if (s->spans == 0) return;
-    Datum values[] = {extents_array(s)};
-    run_as_owner(c, Plan::sharers_lock, values, c->header, ACL_UPDATE);
-}
-
-Sequence *lock_with_sharers(Cache *c, int64_t seq, MemoryContext context)
-{
-    Datum values[] = {seq_array(seq)};
-    run_plan(c, Plan::header_read, values);
-    const Sequence *s = first_row(c, context);
-    if (!s) return nullptr;
-    lock_sharers(c, s);
-    return lock_sequence(c, seq, context);
-}
-
-void move_tail(Cache *c, int64_t from, int64_t to)
-{
-    Datum values[] = {Int64GetDatum(from), Int64GetDatum(to)};
-    run_as_owner(c, Plan::tail_move, values, c->tail, ACL_UPDATE);
-}
-
-void free_tiles(Cache *c, int spans, const int64_t *extents)
-{
-    for (int i = 0; i < spans; ++i) {
-        Datum extent[] = {Int64GetDatum(extents[i])};
-        run_as_owner(c, Plan::last_stop, extent, c->header, ACL_SELECT);
-        bool unused;
-        Datum stop = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &unused);
-        if (unused) stop = Int32GetDatum(0);
-        Datum range[] = {extent[0], stop};
-        if (DatumGetInt32(stop) != kOpenStop) run_as_owner(c, Plan::sealed_delete, range, c->sealed, ACL_DELETE);
-    }
 }
 
 }  // namespace vkv::kv

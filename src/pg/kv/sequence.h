@@ -36,26 +36,23 @@ void start_extent(Sequence *s, int32_t stop, MemoryContext context);
 // one that is not locked. Afterwards it is.
 bool extend_sequence(Cache *cache, const Sequence *s, int32_t length, int32_t sealed);
 void write_sequence(Cache *cache, const Sequence *s);
+// False when there is a row of this number already.
+bool insert_sequence(Cache *cache, const Sequence *s);
+// The header row that this backend is just writing with extents of its choice, or null.
+const Sequence *announced_sequence();
 // Whether this transaction has done so: sequences that it sees may hold tokens that are not committed.
 bool wrote_header();
 
 // Tokens that are there: less than s->length when an unlogged tail was lost.
 int32_t present_length(Cache *cache, const Sequence *s);
 
-// The sequence locked, and before it, in order of seq, all that share extents with it: whoever frees tiles takes the locks in this
-// one order. Null when there is no such row. A fork made meanwhile is not among them; it held this row's lock, and whoever frees
-// its tiles waits for this row.
-Sequence *lock_with_sharers(Cache *cache, int64_t seq, MemoryContext context);
-// The same for one that is locked already, as an exception: two of these at a time can deadlock.
-void lock_sharers(Cache *cache, const Sequence *s);
-// Deletes the tiles of extents that no sequence reaches any more. To be called after the header rows were changed; the rows of
-// sequences that share the extents must have been locked before.
-void free_tiles(Cache *cache, int spans, const int64_t *extents);
-
-// Gives the rows of the tail to another extent.
-void move_tail(Cache *cache, int64_t from, int64_t to);
+// Deletes the tiles that a sequence has named until now and nobody names any more, where that is cheap to know and the caller may
+// delete them; the rest waits for kv.collect. To be called after the header row was changed.
+void free_tiles(Cache *cache, const Sequence *before);
 
 // Runs a statement that must change or return rows as expected; returns how many.
 uint64_t run_plan(Cache *cache, Plan plan, Datum *values, bool read_only = false);
+// The same, seeing what the active snapshot shows, and this transaction's own changes.
+uint64_t run_plan_seeing(Cache *cache, Plan plan, Datum *values);
 
 }  // namespace vkv::kv
