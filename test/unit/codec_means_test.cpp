@@ -117,6 +117,21 @@ TEST(LvqMeans, OrdinaryRowsHaveOneMean)
     EXPECT_EQ(means_of(encode(CodecId::lvq8, Metric::l2, grouped_rows(16, 10, 100, 0))), 1u);    // equal rows are one node
 }
 
+// Around the mean of a group, a row that is none of it would gain nothing, and its distances to the other rows would take longer.
+TEST(LvqMeans, RowsOfNoGroupKeepTheFirstMean)
+{
+    Rows rows = grouped_rows(64, 10, 100, 1e-3);
+    const Rows others = grouped_rows(64, 500, 1, 0);
+    for (size_t i = 10 * 64; i < others.values.size(); i++) rows.values.push_back(others.values[i]);
+    const Encoded encoded = encode(CodecId::lvq8, Metric::l2, rows);
+    ASSERT_EQ(means_of(encoded), 11u);
+    for (size_t i = 0; i < rows.size(); i++) {
+        uint32_t sum_and_mean;
+        std::memcpy(&sum_and_mean, encoded.code(i) + 12, sizeof sum_and_mean);
+        ASSERT_EQ(sum_and_mean >> 22 != 0, i < 1000) << i;
+    }
+}
+
 TEST(LvqMeans, MoreGroupsThanMeans)
 {
     const Rows rows = grouped_rows(8, 1100, 33, 1e-5);

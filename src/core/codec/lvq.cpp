@@ -400,22 +400,46 @@ void LvqCodec::distances(const uint8_t *a, const uint8_t *const *codes, size_t n
     }
 }
 
-// decoded: of a, and room for the other one; empty at first.
+// Single precision will do for vectors that are far apart, in sixteen chains, so that the same operations fill any vector
+// registers.
+template <class Term>
+float sum_in_chains(uint32_t n, Term term)
+{
+    constexpr uint32_t kChains = 16;
+    float chain[kChains] = {};
+    uint32_t i = 0;
+    for (; i + kChains <= n; i += kChains)
+        for (uint32_t k = 0; k < kChains; k++) chain[k] += term(i + k);
+    for (; i < n; i++) chain[0] += term(i);
+    double sum = 0;
+    for (const float part : chain) sum += part;
+    return finite(sum);
+}
+
+// decoded: of a; empty at first.
 float LvqCodec::decoded_distance(const uint8_t *a, const uint8_t *code, std::vector<float> *decoded) const
 {
     if (decoded->empty()) {
-        decoded->resize(size_t{2} * dim_);
+        decoded->resize(dim_);
         decode(a, nullptr, decoded->data());
     }
-    const float *x = decoded->data();
-    float *y = decoded->data() + dim_;
-    decode(code, nullptr, y);
-    if (metric_ == Metric::l2)
-        return finite(lvq::sum_of(dim_, [&](uint32_t i) {
-            const double difference = static_cast<double>(x[i]) - y[i];
-            return difference * difference;
-        }));
-    return finite((metric_ == Metric::cosine) - lvq::sum_of(dim_, [&](uint32_t i) { return static_cast<double>(x[i]) * y[i]; }));
+    const Header header = read_as<Header>(code);
+    const uint8_t *codes = code + sizeof header;
+    std::vector<uint8_t> unpacked;
+    if (bits_ == 4) {
+        unpacked.resize(dim_);
+        lvq::unpack_u4(codes, dim_, unpacked.data());
+        codes = unpacked.data();
+    }
+    const float *x = decoded->data(), *mean = this->mean(mean_of(header));
+    const float bias = header.bias, step = header.step;
+    const auto value = [=](uint32_t i) { return mean[i] + (bias + step * static_cast<float>(codes[i])); };
+    if (metric_ != Metric::l2)
+        return finite((metric_ == Metric::cosine) - double{sum_in_chains(dim_, [=](uint32_t i) { return x[i] * value(i); })});
+    return sum_in_chains(dim_, [=](uint32_t i) {
+        const float difference = x[i] - value(i);
+        return difference * difference;
+    });
 }
 
 std::unique_ptr<Scorer> LvqCodec::query(const VectorView &q) const

@@ -6,11 +6,11 @@
 //              | u4 codes, 16 bytes a 32  (4 bits, order of simd/kernels.h)
 //   second  0  f32 bias | f32 step | u8 codes[dim]
 //
-// A vector is coded around the mean that is nearest to it. With r = x - mean (x normalised under cosine), the first level is r^ =
-// bias + step * c and the second adds bias2 + step2 * c2. Codes are rounded on the grid from min r to max r; bias and step are the
-// least-squares fit of r on the codes. In the first level both are then stretched by |r|^2 / <r, r^>, so that <r, r^> = |r|^2: the
-// error e = r - r^ is orthogonal to r, and <s, r^> is an estimate of <s, r> without bias for any s, exact for s = r.
-// The constant is |r| under l2 and cosine (the norm, since its square leaves the range of float for inputs that do not; of a zero
+// A vector is coded around the mean of its group, or the first. With r = x - mean (x normalised under cosine), the first level is
+// r^ = bias + step * c and the second adds bias2 + step2 * c2. Codes are rounded on the grid from min r to max r; bias and step are
+// the least-squares fit of r on the codes. In the first level both are then stretched by |r|^2 / <r, r^>, so that <r, r^> = |r|^2:
+// the error e = r - r^ is orthogonal to r, and <s, r^> is an estimate of <s, r> without bias for any s, exact for s = r. The
+// constant is |r| under l2 and cosine (the norm, since its square leaves the range of float for inputs that do not; of a zero
 // vector under cosine sqrt(|r|^2 + 1)) and <mean, r> under ip; both are of r itself, not of r^.
 //
 // bias and step are float, not half: a vector may hold any finite floats.

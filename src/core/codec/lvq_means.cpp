@@ -160,14 +160,17 @@ std::vector<float> group_means(const Sample &sample, uint32_t dim, std::span<con
 uint32_t nearest_mean(const float *means, uint32_t count, const float *x, uint32_t dim)
 {
     if (count == 1) return 0;
+    // Around the mean of a group that it is no part of, a row's step would hardly be smaller, and distances to codes of another
+    // mean take longer.
+    constexpr double kGain = 16;
     // Levels differ in the last bits of a float: what is as near as that is measured again.
     constexpr float kSlack = 1 + 1e-4f;
-    std::vector<float> distance(count);
-    for (uint32_t j = 0; j < count; j++) distance[j] = simd::kernels().l2_f32(means + size_t{j} * dim, x, dim);
+    std::vector<float> distance(count, INFINITY);
+    for (uint32_t j = 1; j < count; j++) distance[j] = simd::kernels().l2_f32(means + size_t{j} * dim, x, dim);
     const float bound = *std::min_element(distance.begin(), distance.end()) * kSlack;
     uint32_t best = 0;
     double least = INFINITY;
-    for (uint32_t j = 0; j < count; j++) {
+    for (uint32_t j = 1; j < count; j++) {
         if (!(distance[j] <= bound)) continue;
         const double square = square_to(means + size_t{j} * dim, x, dim);
         if (square < least) {
@@ -175,7 +178,7 @@ uint32_t nearest_mean(const float *means, uint32_t count, const float *x, uint32
             best = j;
         }
     }
-    return best;
+    return least * kGain <= square_to(means, x, dim) ? best : 0;
 }
 
 }  // namespace vkv::lvq

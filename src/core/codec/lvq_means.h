@@ -30,7 +30,8 @@ private:
 // Means of groups found in the sample, f32[dim] each, at most kMaxMeans - 1; none in most data. `mean` is that of all.
 std::vector<float> group_means(const Sample &sample, uint32_t dim, std::span<const float> mean);
 
-// Which of these means, f32[dim] each, is nearest to x. The same on every instruction set.
+// Which of these means, f32[dim] each, x is coded around: the nearest of a group, if it is much nearer than the first, which is
+// that of all. The same on every instruction set.
 uint32_t nearest_mean(const float *means, uint32_t count, const float *x, uint32_t dim);
 
 }  // namespace vkv::lvq

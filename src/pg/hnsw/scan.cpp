@@ -71,7 +71,10 @@ public:
         if (state_ == State::unset) throw Error(Errc::internal, "an hnsw scan was read before it was started");
         if (state_ == State::fresh) first_batch(scan);
         for (;;) {
-            while (!pending_.empty() && (settled_.empty() || pending_.front().lower <= settled_.front().distance)) settle(scan);
+            while (!pending_.empty() && (settled_.empty() || pending_.front().lower <= settled_.front().distance)) {
+                poll_interrupts();
+                settle(scan);
+            }
             if (settled_.empty() || must_wait(settled_.front().distance)) {
                 if (next_batch()) continue;
                 if (settled_.empty()) return false;
