@@ -319,7 +319,7 @@ private:
         }
         std::optional<double> exact = distance;
         if (p.refined && (!heap_ || is_alone(p)))
-            exact = p.upper;
+            exact = end_of(p);  // no nearer than it is: what comes late is measured against this
         else if (heap_)
             exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
         if (!exact) return;
