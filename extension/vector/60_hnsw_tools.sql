@@ -13,6 +13,6 @@ CREATE FUNCTION hnsw_info(index regclass,
 		OUT levels integer, OUT nodes bigint, OUT dead_nodes bigint, OUT free_slots bigint, OUT heap_tuples bigint,
 		OUT node_bytes integer, OUT nodes_per_page integer,
 		OUT total_bytes bigint, OUT bytes_nodes bigint, OUT bytes_upper bigint, OUT bytes_tids bigint, OUT bytes_payload bigint,
-		OUT bytes_hash bigint, OUT bytes_model bigint, OUT model_bytes integer)
+		OUT bytes_hash bigint, OUT bytes_model bigint, OUT model_bytes integer, OUT linked_by text)
 	RETURNS record
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "codec_rows.h"
+#include "core/codec/families.h"
 #include "core/error.h"
 #include "core/simd/kernels.h"
 
@@ -127,12 +128,18 @@ TEST(ExactCodec, SparseDistancesAreThoseOfTheDenseVector)
             pointers.push_back(codes[i].data() + 1);
         }
         for (size_t q = 0; q < 20; q++) {
-            std::vector<float> scored(20), by_code(20), between(20);
+            std::vector<float> scored(20), by_code(20), by_vector(20), between(20);
             codec->query(view(q))->score(pointers.data(), 20, scored.data());
             codec->query_code(pointers[q])->score(pointers.data(), 20, by_code.data());
+            codec->linker(view(q))->score(pointers.data(), 20, by_vector.data());
             codec->distances(pointers[q], pointers.data(), 20, between.data());
-            EXPECT_EQ(scored, by_code);
-            EXPECT_EQ(scored, between);
+            EXPECT_EQ(between, by_code);
+            EXPECT_EQ(between, by_vector);
+            for (size_t i = 0; i < 20; i++) {  // links are chosen with less weight on length
+                const double norms = norm_of(view(q)) * norm_of(view(i));
+                EXPECT_FLOAT_EQ(between[i],
+                                metric != Metric::ip || norms == 0 ? scored[i] : static_cast<float>(scored[i] / std::sqrt(norms)));
+            }
             for (size_t i = 0; i < 20; i++) {
                 const VectorView x{Scalar::f32, kSparseDim, &dense[q * kSparseDim], nullptr, 0};
                 const VectorView y{Scalar::f32, kSparseDim, &dense[i * kSparseDim], nullptr, 0};

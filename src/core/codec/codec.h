@@ -47,6 +47,8 @@ public:
     // as a query, the decoded first level of a stored code: what an insertion or a repair searches with when only the code is at
     // hand
     virtual std::unique_ptr<Scorer> query_code(const uint8_t *code) const = 0;
+    // by the distance that links, which distances() and query_code() give too: what an insertion of x searches with
+    virtual std::unique_ptr<Scorer> linker(const VectorView &x) const { return query(x); }
     // decoded values, dense codecs only (throws Error(not_supported) otherwise); second may be null
     virtual void decode(const uint8_t *code, const uint8_t *second, float *out) const = 0;
 };

@@ -1,7 +1,8 @@
 // Codec `none` for sparsevec. A code is: u32 nnz | i32 indices[nnz], ascending | f32 values[nnz]; nothing is aligned.
 //
 // Distances walk both index lists at once, in double. Under cosine the values are normalised when encoded (in float) and the
-// distance is 1 - dot, kept in [0, 2].
+// distance is 1 - dot, kept in [0, 2]. Under the inner product codes are linked by -dot / sqrt(|a| |b|): by the inner product
+// itself the longest would be everybody's neighbours (whiten.h does more for dense vectors).
 #include <cmath>
 
 #include "core/codec/families.h"
@@ -56,6 +57,27 @@ float sparse_distance(Metric metric, const SparseCode &a, const SparseCode &b)
     return metric == Metric::ip ? finite(-dot) : static_cast<float>(std::fmin(2.0, std::fmax(0.0, 1 - dot)));
 }
 
+double norm_of(const SparseCode &a)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < a.nnz; i++) sum += a.value(i) * a.value(i);
+    return std::sqrt(sum);
+}
+
+// The distance that links, of codes under the inner product.
+void link_sparse(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance)
+{
+    const SparseCode own(a);
+    const double weight = std::sqrt(norm_of(own));
+    for (size_t i = 0; i < n; i++) {
+        if (i + 1 < n) __builtin_prefetch(codes[i + 1]);
+        const SparseCode other(codes[i]);
+        double dot = 0;
+        for_common(own, other, [&](double x, double y) { dot += x * y; });
+        distance[i] = dot == 0 ? 0 : finite(-dot / (weight * std::sqrt(norm_of(other))));
+    }
+}
+
 void score_sparse(Metric metric, const uint8_t *q, const uint8_t *const *codes, size_t n, float *distance)
 {
     const SparseCode query(q);
@@ -67,11 +89,14 @@ void score_sparse(Metric metric, const uint8_t *q, const uint8_t *const *codes, 
 
 class SparseScorer : public Scorer {
 public:
-    SparseScorer(Metric metric, std::vector<uint8_t> code) : metric_(metric), code_(std::move(code)) {}
+    SparseScorer(Metric metric, bool links, std::vector<uint8_t> code) : metric_(metric), links_(links), code_(std::move(code)) {}
 
     void score(const uint8_t *const *codes, size_t n, float *distance) override
     {
-        score_sparse(metric_, code_.data(), codes, n, distance);
+        if (links_)
+            link_sparse(code_.data(), codes, n, distance);
+        else
+            score_sparse(metric_, code_.data(), codes, n, distance);
     }
     float rescore(const uint8_t *code, const uint8_t *) override
     {
@@ -83,6 +108,7 @@ public:
 
 private:
     Metric metric_;
+    bool links_;  // by another distance than the metric
     std::vector<uint8_t> code_;
 };
 
@@ -110,17 +136,27 @@ public:
     }
     void distances(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance) const override
     {
-        score_sparse(metric_, a, codes, n, distance);
+        if (metric_ == Metric::ip)
+            link_sparse(a, codes, n, distance);
+        else
+            score_sparse(metric_, a, codes, n, distance);
     }
     std::unique_ptr<Scorer> query(const VectorView &q) const override
     {
         std::vector<uint8_t> code(code_size(q));
         encode(q, code.data(), nullptr);
-        return std::make_unique<SparseScorer>(metric_, std::move(code));
+        return std::make_unique<SparseScorer>(metric_, false, std::move(code));
     }
     std::unique_ptr<Scorer> query_code(const uint8_t *code) const override
     {
-        return std::make_unique<SparseScorer>(metric_, std::vector<uint8_t>(code, code + SparseCode(code).bytes()));
+        return std::make_unique<SparseScorer>(metric_, metric_ == Metric::ip,
+                                              std::vector<uint8_t>(code, code + SparseCode(code).bytes()));
+    }
+    std::unique_ptr<Scorer> linker(const VectorView &x) const override
+    {
+        std::vector<uint8_t> code(code_size(x));
+        encode(x, code.data(), nullptr);
+        return query_code(code.data());
     }
     void decode(const uint8_t *, const uint8_t *, float *) const override
     {

@@ -7,6 +7,7 @@
 
 #include <optional>
 
+#include "core/codec/whiten.h"
 #include "core/graph/memory_graph.h"
 #include "pg/hnsw/build_write.h"
 #include "pg/hnsw/hnsw.h"
@@ -82,9 +83,9 @@ public:
 
     void write_empty(ForkNumber fork)
     {
-        std::vector<uint8_t> model = make_trainer(codec_id_, column_.scalar, column_.metric, column_.dim)->finish();
-        auto codec = make_codec(codec_id_, column_.scalar, column_.metric, column_.dim, model);
-        Shape shape = make_shape(column_, m_, ef_construction_, codec_id_, *codec, hash_seed_, 0);
+        make_trainers();
+        finish_models();  // of no sample
+        Shape shape = make_shape(column_, m_, ef_construction_, codec_id_, *codec_, hash_seed_, 0, linking_);
         write_empty_index(index_, fork, make_meta(shape));
     }
 
@@ -121,6 +122,7 @@ private:
         auto *b = static_cast<Build *>(state);
         b->with_value(values[0], isnull[0], [b](const VectorView &x) {
             b->trainer_->add(x);
+            if (b->direction_trainer_) b->direction_trainer_->add(x);
             if (b->graph_trainer_) b->graph_trainer_->add(x);
         });
     }
@@ -145,24 +147,41 @@ private:
             pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, static_cast<int64>(index_tuples_));
     }
 
-    void train()
+    void make_trainers()
     {
-        set_phase(kSampling);
         trainer_ = make_trainer(codec_id_, column_.scalar, column_.metric, column_.dim);
         if (graph_codec_id_ != codec_id_)
             graph_trainer_ = make_trainer(graph_codec_id_, column_.scalar, column_.metric, column_.dim);
+        if (direction_supports(codec_id_, column_.scalar, column_.metric))
+            direction_trainer_.emplace(column_.scalar, column_.dim, [] { pg_call([] { CHECK_FOR_INTERRUPTS(); }); });
+    }
+
+    void finish_models()
+    {
+        if (direction_trainer_ && direction_trainer_->wanted()) linking_ = Linking::direction;
+        const auto model_of = [this](CodecId id, Trainer &trainer) {
+            return linking_ == Linking::direction ? direction_trainer_->finish(id) : trainer.finish();
+        };
+        model_ = model_of(codec_id_, *trainer_);
+        codec_ = open_codec(column_, codec_id_, linking_, model_);
+        if (graph_trainer_) {
+            graph_model_ = model_of(graph_codec_id_, *graph_trainer_);
+            graph_codec_ = open_codec(column_, graph_codec_id_, linking_, graph_model_);
+        }
+        direction_trainer_.reset();  // with its sample
+    }
+
+    void train()
+    {
+        set_phase(kSampling);
         shape_hint_ = Shape{};
         shape_hint_.dim = column_.dim;
         shape_hint_.scalar = column_.scalar;
         shape_hint_.metric = column_.metric;
         shape_hint_.hash_seed = hash_seed_;
-        if (codec_id_ != CodecId::none) sample();
-        model_ = trainer_->finish();
-        codec_ = make_codec(codec_id_, column_.scalar, column_.metric, column_.dim, model_);
-        if (graph_trainer_) {
-            graph_model_ = graph_trainer_->finish();
-            graph_codec_ = make_codec(graph_codec_id_, column_.scalar, column_.metric, column_.dim, graph_model_);
-        }
+        make_trainers();
+        if (codec_id_ != CodecId::none || direction_trainer_) sample();
+        finish_models();
     }
 
     void sample()
@@ -238,8 +257,8 @@ private:
     void write()
     {
         Shape shape = make_shape(column_, m_, ef_construction_, codec_id_, *codec_, hash_seed_,
-                                 codec_id_ == CodecId::none ? 0 : static_cast<uint32_t>(model_.size()));
-        GraphToWrite w{*graph_, shape, codec_id_ == CodecId::none ? std::vector<uint8_t>{} : model_, graph_codec_ != nullptr};
+                                 static_cast<uint32_t>(model_.size()), linking_);
+        GraphToWrite w{*graph_, shape, model_, graph_codec_ != nullptr};
         write_index(index_, w);
         set_phase(kLogging);
         log_index(index_, MAIN_FORKNUM);
@@ -253,7 +272,9 @@ private:
     uint64_t hash_seed_ = 0;
     MemoryContext context_ = nullptr;  // of one row; goes with its parent
     Shape shape_hint_{};
+    Linking linking_ = Linking::distance;
     std::unique_ptr<Trainer> trainer_, graph_trainer_;
+    std::optional<DirectionTrainer> direction_trainer_;
     std::vector<uint8_t> model_, graph_model_;
     std::unique_ptr<Codec> codec_, graph_codec_;
     SpillFile spill_;

@@ -56,6 +56,9 @@ enum class PageKind : uint8_t {  // never reuse a number
 };
 inline constexpr int kPageKinds = 9;
 
+// Which distance neighbours are chosen by: the operator class's own, or that of directions (core/codec/whiten.h).
+enum class Linking : uint8_t { distance = 0, direction = 1 };
+
 inline constexpr uint8_t kInFreeList = 1;
 
 struct Opaque {
@@ -149,8 +152,10 @@ struct MetaPage {
     uint64_t built_nodes;
     uint64_t free_epoch;  // how often vacuum has freed nodes: a search during which it changes is repeated
     BlockNumber directory[kMaxDirectoryPages];
+    uint8_t linking;  // Linking; 0 in indexes older than it
+    uint8_t unused[7];
 };
-static_assert(sizeof(MetaPage) == 4208 && sizeof(MetaPage) <= kPageRoom);
+static_assert(sizeof(MetaPage) == 4216 && sizeof(MetaPage) <= kPageRoom);
 
 inline Opaque *opaque_of(char *page) { return reinterpret_cast<Opaque *>(page + kPageEnd); }
 inline const Opaque *opaque_of(const char *page) { return reinterpret_cast<const Opaque *>(page + kPageEnd); }
@@ -165,6 +170,7 @@ struct Shape {
     CodecId codec;
     Scalar scalar;
     Metric metric;
+    Linking linking;
     uint32_t code_bytes;    // first level; 0: varies from vector to vector
     uint32_t second_bytes;  // second level, in the payload
     bool apart;             // the first level is in the payload too

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/codec/whiten.h"
 #include "pg/types/types.h"
 
 namespace vkv::hnsw {
@@ -95,8 +96,9 @@ std::vector<uint8_t> read_model(Relation rel, const MetaPage &meta)
     return model;
 }
 
-std::vector<uint8_t> untrained_model(const Column &c, CodecId codec)
+std::vector<uint8_t> untrained_model(const Column &c, CodecId codec, Linking linking)
 {
+    if (linking == Linking::direction) return DirectionTrainer(c.scalar, c.dim, [] {}).finish(codec);
     return make_trainer(codec, c.scalar, c.metric, c.dim)->finish();
 }
 
@@ -122,8 +124,14 @@ Column column_of(Relation index)
     return c;
 }
 
+std::unique_ptr<Codec> open_codec(const Column &c, CodecId id, Linking linking, std::span<const uint8_t> model)
+{
+    return linking == Linking::direction ? make_direction_codec(id, c.scalar, c.dim, model)
+                                         : make_codec(id, c.scalar, c.metric, c.dim, model);
+}
+
 Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, CodecId codec, const Codec &instance,
-                 uint64_t hash_seed, uint32_t model_bytes)
+                 uint64_t hash_seed, uint32_t model_bytes, Linking linking)
 {
     Shape s{};
     s.dim = column.dim;
@@ -132,6 +140,7 @@ Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, Cod
     s.codec = codec;
     s.scalar = column.scalar;
     s.metric = column.metric;
+    s.linking = linking;
     s.code_bytes = static_cast<uint32_t>(instance.code_size());
     s.second_bytes = static_cast<uint32_t>(instance.second_size());
     s.hash_seed = hash_seed;
@@ -156,6 +165,7 @@ MetaPage make_meta(const Shape &s)
     m.codec = static_cast<uint8_t>(s.codec);
     m.scalar = static_cast<uint8_t>(s.scalar);
     m.metric = static_cast<uint8_t>(s.metric);
+    m.linking = static_cast<uint8_t>(s.linking);
     m.entry = kNoNode;
     m.entry_level = -1;
     m.hash_seed = s.hash_seed;
@@ -190,14 +200,17 @@ Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))
     const MetaPage meta = read_meta(rel);
     const Column column{static_cast<Scalar>(meta.scalar), static_cast<Metric>(meta.metric), meta.dim};
     const auto id = static_cast<CodecId>(meta.codec);
-    const bool sane = meta.scalar <= static_cast<uint8_t>(Scalar::sparse) && meta.metric <= static_cast<uint8_t>(Metric::jaccard) &&
-                      codec_supports(id, column.scalar, column.metric) && meta.m >= 2 && meta.m <= 100 && meta.dim > 0;
+    const auto linking = static_cast<Linking>(meta.linking);
+    const bool sane =
+        meta.scalar <= static_cast<uint8_t>(Scalar::sparse) && meta.metric <= static_cast<uint8_t>(Metric::jaccard) &&
+        codec_supports(id, column.scalar, column.metric) && meta.m >= 2 && meta.m <= 100 && meta.dim > 0 &&
+        (linking == Linking::distance || (linking == Linking::direction && direction_supports(id, column.scalar, column.metric)));
     if (!sane) corrupted(rel, kMetaBlock, "parameters that make no sense");
     auto loaded = std::make_shared<Loaded>();
-    loaded->model = meta.model_bytes > 0 ? read_model(rel, meta) : untrained_model(column, id);
-    loaded->codec = make_codec(id, column.scalar, column.metric, column.dim, loaded->model);
+    loaded->model = meta.model_bytes > 0 ? read_model(rel, meta) : untrained_model(column, id, linking);
+    loaded->codec = open_codec(column, id, linking, loaded->model);
     shape_ = make_shape(column, meta.m, meta.ef_construction, id, *loaded->codec, meta.hash_seed,
-                        static_cast<uint32_t>(loaded->model.size()));
+                        static_cast<uint32_t>(loaded->model.size()), linking);
     loaded_ = loaded;
     keep_codec(storage_, shape_, loaded_);
     pg_call([&] {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "pg/hnsw/format.h"
@@ -25,6 +26,7 @@ public:
     void set_rel(Relation rel) { rel_ = rel; }  // the same index, opened anew
     const Shape &shape() const { return shape_; }
     const Codec &codec() const { return *loaded_->codec; }
+    std::span<const uint8_t> model() const { return loaded_->model; }
     Entry entry() const;
     bool same_storage() const { return storage_ == compat::relation_storage(rel_); }
 
@@ -48,8 +50,11 @@ struct Column {
 };
 Column column_of(Relation index);  // raises if the column has no dimensions or too many
 
+// The codec of an index.
+std::unique_ptr<Codec> open_codec(const Column &column, CodecId id, Linking linking, std::span<const uint8_t> model);
+
 Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, CodecId codec, const Codec &instance,
-                 uint64_t hash_seed, uint32_t model_bytes);
+                 uint64_t hash_seed, uint32_t model_bytes, Linking linking);
 MetaPage make_meta(const Shape &shape);
 // A copy of the meta page.
 MetaPage read_meta(Relation rel, ForkNumber fork = MAIN_FORKNUM);

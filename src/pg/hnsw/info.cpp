@@ -1,5 +1,6 @@
 // hnsw_info: what an index is made of.
 
+#include "core/codec/whiten.h"
 #include "pg/hnsw/inspect.h"
 
 namespace vkv::hnsw {
@@ -56,6 +57,10 @@ Datum info(FunctionCallInfo fcinfo)
     const Counts c = count(index);
     const Shape &s = index.shape();
     const std::string codec(codec_name(s.codec));
+    const bool own_distance = s.linking == Linking::distance && !(s.scalar == Scalar::sparse && s.metric == Metric::ip);
+    const char *linked_by = own_distance                     ? "distance"
+                            : s.linking == Linking::distance ? "direction"
+                                                             : direction_name(index.model());
     return pg_call([&] {
         Datum values[] = {
             CStringGetTextDatum(codec.c_str()),
@@ -79,6 +84,7 @@ Datum info(FunctionCallInfo fcinfo)
             Int64GetDatum(c.bytes(PageKind::hash_directory) + c.bytes(PageKind::hash_bucket)),
             Int64GetDatum(c.bytes(PageKind::model)),
             Int32GetDatum(static_cast<int32>(s.model_bytes)),
+            CStringGetTextDatum(linked_by),
         };
         bool nulls[lengthof(values)] = {};
         return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));

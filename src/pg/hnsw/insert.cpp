@@ -70,7 +70,7 @@ private:
             lock.emplace(index_.rel(), kUpdateLock, ExclusiveLock);
             entry = index_.entry();
         }
-        auto scorer = codec.query(x);
+        auto scorer = codec.linker(x);
         PageView view(index_, scorer.get());
         const uint32_t node = add_node(view, entry, level, tid);
         if (entry.node == kNoNode || level > entry.level) set_entry(node, level);

@@ -46,10 +46,12 @@ public:
         state_ = State::fresh;
         pending_.clear();
         settled_.clear();
+        late_.clear();
         search_.dropped.clear();
         search_.stats = {};
         last_ = -std::numeric_limits<double>::infinity();
         batches_ = 0;
+        turned_back_ = 0;
         if (heap_) heap_->reset();
         MemoryContextReset(context_);
         indifferent_ = isnull;
@@ -77,11 +79,16 @@ public:
             }
             if (settled_.empty() || must_wait(settled_.front().distance)) {
                 if (next_batch()) continue;
-                if (settled_.empty()) return false;
+                if (settled_.empty() && !take_late()) return false;
             }
             const double distance = settled_.front().distance;
+            if (ordered() && distance < last_) {
+                std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
+                late_.push_back(std::move(settled_.back()));
+                settled_.pop_back();
+                continue;
+            }
             const ItemPointerData tid = take_tid();
-            if (ordered() && distance < last_) continue;
             last_ = distance;
             scan->xs_heaptid = tid;
             scan->xs_recheck = false;
@@ -132,17 +139,37 @@ private:
         return tid;
     }
 
+    // What was met too late for its place comes after everything else: a row too far behind is better than a row too few.
+    bool take_late()
+    {
+        if (late_.empty()) return false;
+        settled_.swap(late_);
+        std::make_heap(settled_.begin(), settled_.end(), Settled::later);
+        last_ = -std::numeric_limits<double>::infinity();
+        return true;
+    }
+
     bool goes_on() const { return settings.iterative_scan != static_cast<int>(IterativeScan::off) || settings.scan_past_ef; }
     bool ordered() const { return settings.iterative_scan != static_cast<int>(IterativeScan::relaxed); }
-    // Whether a settled tuple is kept back, since something that fell out of the pool may be nearer; what comes too late is left
-    // out. Without promise of order only where the two cannot be told apart.
-    bool must_wait(double distance) const { return distance > ahead_ && (ordered() || distance <= ahead_end_); }
+    // Whether a settled tuple is kept back, since something that fell out of the pool, or what that leads to, may be nearer; what
+    // comes too late comes last. Without promise of order only where the two cannot be told apart.
+    bool must_wait(double distance) const
+    {
+        return ordered() ? distance > ahead_ - turned_back_ : distance > ahead_ && distance <= ahead_end_;
+    }
     // Codes misplace candidates around the edge of the pool; an eighth more of them makes up for it. (Not where a scan must end
     // after ef_search.)
     size_t width() const
     {
         const auto ef = static_cast<size_t>(settings.ef_search);
         return index_.codec().exact() || !goes_on() ? ef : ef + ef / 8;
+    }
+    // Batch by batch a scan gets wider: one that is still read will be read on, and a wide search misses less than narrow ones.
+    size_t grown_width() const
+    {
+        const auto most = static_cast<size_t>(settings.max_scan_tuples);
+        const size_t left = most - std::min<size_t>(search_.stats.scored, most);
+        return std::clamp(width() << std::min(batches_, 6), width(), std::max(width(), left / 8));
     }
     bool uses_heap() const { return !index_.codec().exact() && !indifferent_; }
 
@@ -205,7 +232,7 @@ private:
             look_ahead(view);
             return true;
         }
-        resume(view, settled_.empty() ? width() : overlapping());
+        resume(view, settled_.empty() ? grown_width() : std::min(grown_width(), overlapping()));
         return true;
     }
 
@@ -213,7 +240,7 @@ private:
     // whole batch; but no scan makes many small batches.
     size_t overlapping() const
     {
-        const double end = settled_.front().distance + (ahead_end_ - ahead_) / 2;
+        const double end = settled_.front().distance + (ahead_end_ - ahead_) / 2 + turned_back_;
         const auto count = static_cast<size_t>(
             std::count_if(search_.dropped.begin(), search_.dropped.end(), [&](const auto &c) { return c.distance <= end; }));
         return std::max(count, size_t{1} << std::min(batches_, 20));
@@ -223,13 +250,16 @@ private:
     void resume(PageView &view, size_t most)
     {
         auto &dropped = search_.dropped;
-        const size_t take = std::min({most, width(), dropped.size()});
+        const size_t take = std::min(most, dropped.size());
         std::nth_element(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take - 1), dropped.end());
         std::vector<graph::Candidate> from(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
         dropped.erase(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
-        search_.pool.reset(std::min(most, width()));
+        search_.pool.reset(most);
         for (const graph::Candidate &c : from) search_.pool.insert(c, true, [](const auto &) {});
+        const double frontier = search_.pool.entries().front().distance;
         graph::search_layer(view, search_, 0, poll_interrupts);
+        // (A few candidates at the pool's edge say nothing of that.)
+        if (most >= width()) turned_back_ = std::max(turned_back_, frontier - search_.pool.entries().front().distance);
         take_batch(view);
     }
 
@@ -245,6 +275,7 @@ private:
     {
         ++batches_;
         ahead_ = ahead_end_ = std::numeric_limits<float>::infinity();
+        if (state_ == State::draining) turned_back_ = 0;  // what is left leads nowhere any more
         const auto &dropped = search_.dropped;
         if (dropped.empty() || !goes_on()) return;
         graph::Candidate nearest = dropped.front();
@@ -375,11 +406,13 @@ private:
     graph::SearchState search_;
     std::vector<Pending> pending_;  // heap, lowest bound first
     std::vector<Settled> settled_;  // heap, nearest first
+    std::vector<Settled> late_;     // nearer than a row that was returned before they were met
     std::vector<ItemPointerData> tids_;
     std::vector<uint8_t> code_, payload_;
     std::optional<HeapReader> heap_;
     double last_ = 0;
     float ahead_ = 0, ahead_end_ = 0;  // the interval of the nearest candidate that is left for later batches
+    double turned_back_ = 0;           // how far a batch has come back behind the distance that it began at
     int batches_ = 0;
     uint64_t arrivals_ = 0;
 };

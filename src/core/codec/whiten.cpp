@@ -1,0 +1,380 @@
+// The codec: transforming vectors and queries, and handing the rest to the inner codec. Formulas: whiten.h.
+#include "core/codec/whiten.h"
+
+#include <cmath>
+
+#include "core/codec/families.h"
+#include "core/codec/whiten_layout.h"
+#include "core/simd/kernels.h"
+
+namespace vkv {
+
+using whiten::Header;
+using whiten::Shape;
+
+namespace {
+
+constexpr size_t kChunk = 64;              // codes handed on at a time
+constexpr double kFloatSlack = 2.4e-7;     // of float constants, sums and results
+constexpr double kHalfSlack = 1.0 / 1024;  // of a rounded query against a rounded code, both of halves
+
+inline float norm_in(const uint8_t *code) { return read_as<float>(code); }
+
+// How much the length of a y counts when it is linked: |y|^(3/4), without a sample |y|^(1/2).
+struct Weight {
+    bool sampled;
+    double operator()(double norm) const { return std::sqrt(sampled ? norm * std::sqrt(norm) : norm); }
+    // A distance that links: from the inner codec's, and the weight of the one vector.
+    float distance(double weight, const uint8_t *code, float cosine_distance) const
+    {
+        return finite((cosine_distance - 1.0) * weight * (*this)(norm_in(code)));
+    }
+};
+
+// Calls use(inner codes, from, n) for codes in chunks, each without its norm.
+template <class Use>
+void for_inner(const uint8_t *const *codes, size_t n, Use &&use)
+{
+    const uint8_t *inner[kChunk];
+    for (size_t from = 0; from < n; from += kChunk) {
+        const size_t count = std::min(kChunk, n - from);
+        for (size_t i = 0; i < count; i++) inner[i] = codes[from + i] + sizeof(float);
+        use(inner, from, count);
+    }
+}
+
+// A double array as a value of the inner codec's type.
+class InnerValue {
+public:
+    InnerValue(const std::vector<double> &values, double factor, Scalar scalar) : floats_(values.size())
+    {
+        for (size_t i = 0; i < values.size(); i++) floats_[i] = static_cast<float>(values[i] * factor);
+        view_ = {scalar, static_cast<uint32_t>(values.size()), floats_.data(), nullptr, 0};
+        if (scalar != Scalar::f16) return;
+        halves_.resize(values.size());
+        simd::kernels().f32_to_f16(floats_.data(), halves_.data(), values.size());
+        view_.data = halves_.data();
+    }
+    const VectorView &view() const { return view_; }
+
+private:
+    std::vector<float> floats_;
+    std::vector<uint16_t> halves_;
+    VectorView view_;
+};
+
+double length_of(const std::vector<double> &values)
+{
+    return std::sqrt(whiten::sum_of(values.size(), [&](size_t i) { return values[i] * values[i]; }));
+}
+
+class DirectionCodec : public Codec {
+public:
+    DirectionCodec(CodecId id, Scalar scalar, uint32_t dim, std::span<const uint8_t> model);
+
+    CodecId id() const override { return inner_->id(); }
+    bool exact() const override { return false; }
+    size_t code_size() const override { return sizeof(float) + inner_->code_size(); }
+    size_t second_size() const override { return inner_->second_size(); }
+    size_t code_size(const VectorView &) const override { return code_size(); }
+    void encode(const VectorView &x, uint8_t *code, uint8_t *second) const override
+    {
+        std::vector<double> y;
+        const double norm = direction(x, &y);
+        const float stored = finite(norm);
+        std::memcpy(code, &stored, sizeof stored);
+        const InnerValue z(y, norm > 0 ? 1 / norm : 0, inner_scalar_);
+        inner_->encode(z.view(), code + sizeof stored, second);
+    }
+    void distances(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance) const override
+    {
+        const double weight = weight_(norm_in(a));
+        for_inner(codes, n, [&](const uint8_t *const *inner, size_t from, size_t count) {
+            inner_->distances(a + sizeof(float), inner, count, distance + from);
+            for (size_t i = from; i < from + count; i++) distance[i] = weight_.distance(weight, codes[i], distance[i]);
+        });
+    }
+    std::unique_ptr<Scorer> query(const VectorView &q) const override;
+    std::unique_ptr<Scorer> query_code(const uint8_t *code) const override;
+    std::unique_ptr<Scorer> linker(const VectorView &x) const override;
+    void decode(const uint8_t *code, const uint8_t *second, float *out) const override;
+
+private:
+    void load_diagonal();
+    double direction(const VectorView &x, std::vector<double> *y) const;
+    void solve(std::vector<double> *r) const;                    // r := L^-1 r
+    void product(const float *q, std::vector<double> *w) const;  // w := L'q / scale
+    double mean(uint32_t i) const { return read_as<float>(mean_ + sizeof(float) * size_t{i}); }
+    // i + 1 halves
+    const uint16_t *row(uint32_t i) const { return reinterpret_cast<const uint16_t *>(factor_ + size_t{i} * (i + 1)); }
+
+    Scalar scalar_, inner_scalar_;
+    uint32_t dim_;
+    Shape shape_;
+    Weight weight_{};
+    double scale_;
+    const uint8_t *mean_, *factor_;  // in the model
+    std::vector<float> diagonal_;    // of L / scale
+    std::vector<double> along_;      // shape diagonal: of length 1, or 0
+    double stretch_ = 1;
+    void stretch(double by, double *values) const;  // times I + (by - 1) a a'
+    std::unique_ptr<Codec> inner_;
+};
+
+// ---- scorers ----------------------------------------------------------------------------------------------------------------
+
+// The inner product, from the inner codec's cosine.
+class ProductScorer : public Scorer {
+public:
+    ProductScorer(std::unique_ptr<Scorer> inner, double offset, double length, double slack)
+        : inner_(std::move(inner)), offset_(offset), length_(length), slack_(slack)
+    {
+    }
+    void score(const uint8_t *const *codes, size_t n, float *distance) override
+    {
+        for_inner(codes, n, [&](const uint8_t *const *inner, size_t from, size_t count) {
+            inner_->score(inner, count, distance + from);
+            for (size_t i = from; i < from + count; i++) distance[i] = product(codes[i], distance[i]);
+        });
+    }
+    float rescore(const uint8_t *code, const uint8_t *second) override
+    {
+        return product(code, inner_->rescore(code + sizeof(float), second));
+    }
+    float error(const uint8_t *code, float distance, bool second) override
+    {
+        const float norm = norm_in(code);
+        if (!(norm < FLT_MAX)) return FLT_MAX;  // not known
+        const double reach = length_ * norm;
+        const double cosine_distance = reach > 0 ? 1 + (distance + offset_) / reach : 1;
+        const double inner = inner_->error(code + sizeof(float), finite(cosine_distance), second);
+        return finite(reach * inner + slack_ * norm + kFloatSlack * (std::fabs(offset_) + std::fabs(double{distance})));
+    }
+
+private:
+    float product(const uint8_t *code, float cosine_distance) const
+    {
+        return finite(-(offset_ + length_ * norm_in(code) * (1.0 - cosine_distance)));
+    }
+
+    std::unique_ptr<Scorer> inner_;
+    double offset_, length_;  // <q, mean>, |L'q|
+    double slack_;            // error of a product with |y| = 1 beyond that of the inner codec
+};
+
+// The distance that links.
+class LinkScorer : public Scorer {
+public:
+    LinkScorer(std::unique_ptr<Scorer> inner, Weight weight, double norm)
+        : inner_(std::move(inner)), weight_(weight), own_(weight(norm))
+    {
+    }
+    void score(const uint8_t *const *codes, size_t n, float *distance) override
+    {
+        for_inner(codes, n, [&](const uint8_t *const *inner, size_t from, size_t count) {
+            inner_->score(inner, count, distance + from);
+            for (size_t i = from; i < from + count; i++) distance[i] = weight_.distance(own_, codes[i], distance[i]);
+        });
+    }
+    float rescore(const uint8_t *code, const uint8_t *second) override
+    {
+        return weight_.distance(own_, code, inner_->rescore(code + sizeof(float), second));
+    }
+    float error(const uint8_t *code, float distance, bool second) override
+    {
+        const double weight = own_ * weight_(norm_in(code));
+        const double inner = weight > 0 ? inner_->error(code + sizeof(float), finite(1 + distance / weight), second) : 0;
+        return finite(weight * inner + kFloatSlack * std::fabs(double{distance}));
+    }
+
+private:
+    std::unique_ptr<Scorer> inner_;
+    Weight weight_;
+    double own_;
+};
+
+// ---- the codec --------------------------------------------------------------------------------------------------------------
+
+DirectionCodec::DirectionCodec(CodecId id, Scalar scalar, uint32_t dim, std::span<const uint8_t> model)
+    : scalar_(scalar), inner_scalar_(id == CodecId::none ? scalar : Scalar::f32), dim_(dim)
+{
+    const auto misfit = [&] {
+        return Error(Errc::index_corrupted, "model of an inner product index does not fit " + std::to_string(dim) + " dimensions",
+                     "REINDEX the index.");
+    };
+    if (model.size() < sizeof(Header)) throw misfit();
+    const Header header = read_as<Header>(model.data());
+    if (header.magic != whiten::kMagic || header.version != whiten::kVersion || header.dim != dim ||
+        header.shape > static_cast<uint16_t>(Shape::triangle) || !(header.scale > 0) || !std::isfinite(header.scale))
+        throw misfit();
+    shape_ = static_cast<Shape>(header.shape);
+    weight_.sampled = shape_ != Shape::identity;
+    scale_ = header.scale;
+    const size_t head = whiten::head_size(shape_, dim);
+    if (model.size() < head) throw misfit();
+    mean_ = model.data() + sizeof(Header);
+    factor_ = mean_ + sizeof(float) * size_t{dim};
+    diagonal_.assign(dim, 1.0f);
+    if (shape_ == Shape::diagonal) load_diagonal();
+    for (uint32_t i = 0; i < dim; i++) {
+        if (shape_ == Shape::triangle) simd::kernels().f16_to_f32(row(i) + i, &diagonal_[i], 1);
+        if (!std::isfinite(mean(i)) || !(diagonal_[i] > 0) || !std::isfinite(diagonal_[i])) throw misfit();
+    }
+    if (!(stretch_ > 0) || !std::isfinite(stretch_)) throw misfit();
+    inner_ = make_codec(id, inner_scalar_, Metric::cosine, dim, model.subspan(head));
+}
+
+void DirectionCodec::load_diagonal()
+{
+    stretch_ = read_as<float>(factor_);
+    const auto *halves = reinterpret_cast<const uint16_t *>(factor_ + sizeof(float));
+    std::vector<float> along(dim_);
+    simd::kernels().f16_to_f32(halves, diagonal_.data(), dim_);
+    simd::kernels().f16_to_f32(halves + dim_, along.data(), dim_);
+    along_.assign(along.begin(), along.end());
+    const double length = length_of(along_);
+    for (double &value : along_) value = length > 0 ? value / length : 0;
+}
+
+void DirectionCodec::stretch(double by, double *values) const
+{
+    if (along_.empty()) return;
+    const double part = (by - 1) * whiten::sum_of(dim_, [&](size_t i) { return along_[i] * values[i]; });
+    for (uint32_t i = 0; i < dim_; i++) values[i] += part * along_[i];
+}
+
+// y and its norm, in units of scale.
+double DirectionCodec::direction(const VectorView &x, std::vector<double> *y) const
+{
+    check_value(x, scalar_, dim_);
+    std::vector<float> values(dim_);
+    copy_values(x, 1, values.data());
+    y->resize(dim_);
+    for (uint32_t i = 0; i < dim_; i++) (*y)[i] = (values[i] - mean(i)) / scale_;
+    solve(y);
+    return length_of(*y);
+}
+
+void DirectionCodec::solve(std::vector<double> *r) const
+{
+    double *y = r->data();
+    if (shape_ != Shape::triangle) {
+        for (uint32_t i = 0; i < dim_; i++) y[i] /= diagonal_[i];
+        stretch(1 / stretch_, y);
+        return;
+    }
+    std::vector<float> factors(dim_);
+    for (uint32_t i = 0; i < dim_; i++) {
+        simd::kernels().f16_to_f32(row(i), factors.data(), i);
+        const float *f = factors.data();
+        y[i] = (y[i] - whiten::sum_of(i, [&](size_t k) { return f[k] * y[k]; })) / diagonal_[i];
+    }
+}
+
+// Four rows at a time: the result is passed over a quarter as often.
+void DirectionCodec::product(const float *q, std::vector<double> *w) const
+{
+    if (shape_ != Shape::triangle) {
+        w->resize(dim_);
+        for (uint32_t i = 0; i < dim_; i++) (*w)[i] = q[i] * double{diagonal_[i]};
+        stretch(stretch_, w->data());
+        return;
+    }
+    std::vector<float> sum(dim_, 0.0f);
+    float *out = sum.data();
+    constexpr uint32_t kRows = 4;
+    std::vector<float> factors(size_t{kRows} * dim_);
+    for (uint32_t from = 0; from < dim_; from += kRows) {
+        float *f[kRows], weight[kRows] = {};
+        const uint32_t to = std::min(dim_, from + kRows);
+        for (uint32_t k = 0; k < kRows; k++) {
+            f[k] = factors.data() + size_t{k} * dim_;
+            const uint32_t length = from + k < to ? from + k + 1 : 0;
+            if (length) simd::kernels().f16_to_f32(row(from + k), f[k], length);
+            std::fill(f[k] + length, f[k] + to, 0.0f);
+            if (length) weight[k] = q[from + k];
+        }
+        for (uint32_t j = 0; j < to; j++)
+            out[j] += weight[0] * f[0][j] + weight[1] * f[1][j] + (weight[2] * f[2][j] + weight[3] * f[3][j]);
+    }
+    w->assign(sum.begin(), sum.end());
+}
+
+std::unique_ptr<Scorer> DirectionCodec::query(const VectorView &q) const
+{
+    check_value(q, scalar_, dim_);
+    // In units of its length, so that nothing leaves the range of float.
+    const double norm = norm_of(q), factor = norm > 0 ? 1 / norm : 0;
+    std::vector<float> unit(dim_);
+    copy_values(q, 1, unit.data());
+    double offset = 0;
+    for (uint32_t i = 0; i < dim_; i++) {
+        offset += unit[i] * mean(i);
+        unit[i] = static_cast<float>(unit[i] * factor);
+    }
+    std::vector<double> w;
+    product(unit.data(), &w);
+    const double length = length_of(w);
+    const InnerValue value(w, length > 0 ? 1 / length : 0, inner_scalar_);
+    // What sums of floats lose: |L| is scale * sqrt(dim).
+    double slack = norm * scale_ * std::sqrt(static_cast<double>(dim_)) * 2 * kFloatSlack;
+    if (inner_scalar_ == Scalar::f16) slack += norm * scale_ * length * kHalfSlack;
+    return std::make_unique<ProductScorer>(inner_->query(value.view()), offset, norm * scale_ * length, slack);
+}
+
+std::unique_ptr<Scorer> DirectionCodec::query_code(const uint8_t *code) const
+{
+    return std::make_unique<LinkScorer>(inner_->query_code(code + sizeof(float)), weight_, norm_in(code));
+}
+
+std::unique_ptr<Scorer> DirectionCodec::linker(const VectorView &x) const
+{
+    std::vector<double> y;
+    const double norm = direction(x, &y);
+    const InnerValue z(y, norm > 0 ? 1 / norm : 0, inner_scalar_);
+    return std::make_unique<LinkScorer>(inner_->query(z.view()), weight_, norm);
+}
+
+void DirectionCodec::decode(const uint8_t *code, const uint8_t *second, float *out) const
+{
+    inner_->decode(code + sizeof(float), second, out);
+    std::vector<double> z(out, out + dim_);
+    stretch(stretch_, z.data());
+    const double factor = scale_ * norm_in(code);
+    std::vector<float> factors(dim_);
+    for (uint32_t i = 0; i < dim_; i++) {
+        double value = z[i] * diagonal_[i];
+        if (shape_ == Shape::triangle) {
+            simd::kernels().f16_to_f32(row(i), factors.data(), i);
+            value += whiten::sum_of(i, [&](size_t k) { return factors[k] * z[k]; });
+        }
+        out[i] = finite(mean(i) + factor * value);
+    }
+}
+
+}  // namespace
+
+bool direction_supports(CodecId id, Scalar scalar, Metric metric)
+{
+    return metric == Metric::ip && is_dense(scalar) && codec_supports(id, scalar, Metric::cosine);
+}
+
+const char *direction_name(std::span<const uint8_t> model)
+{
+    switch (static_cast<Shape>(read_as<Header>(model.data()).shape)) {
+        case Shape::identity:
+            return "direction";
+        case Shape::diagonal:
+            return "scaled direction";
+        case Shape::triangle:
+            return "whitened direction";
+    }
+    return "unknown";
+}
+
+std::unique_ptr<Codec> make_direction_codec(CodecId id, Scalar scalar, uint32_t dim, std::span<const uint8_t> model)
+{
+    return std::make_unique<DirectionCodec>(id, scalar, dim, model);
+}
+
+}  // namespace vkv

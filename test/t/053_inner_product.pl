@@ -1,0 +1,126 @@
+# Inner product over vectors of unlike length in one half-space: a graph linked by the inner product itself leads to the longest and
+# nowhere else.  Recall and complete answers in every mode, after a build, after insertions, after vacuum, and in an index that was
+# built empty.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use VectorKV;
+
+my $node = new_node('inner_product');
+$node->safe_psql('postgres', q{
+CREATE FUNCTION pseudo(i int, j int) RETURNS float8 IMMUTABLE LANGUAGE sql AS $$ SELECT sin(i * 12.9898 + j * 78.233 + i * j * 0.137) $$;
+CREATE FUNCTION rating(i int) RETURNS vector IMMUTABLE LANGUAGE sql AS
+	$$ SELECT array_agg(((5 + pseudo(i, j)) * exp(pseudo(i, 99)))::real ORDER BY j)::vector FROM generate_series(1, 16) j $$;
+CREATE TABLE rating AS SELECT i AS id, rating(i) AS embedding FROM generate_series(1, 5000) i;
+CREATE TABLE queries AS SELECT i AS id, (SELECT array_agg(pseudo(-i, j)::real ORDER BY j)::vector FROM generate_series(1, 16) j) AS embedding FROM generate_series(1, 50) i;
+});
+
+# A table of the first rows, of a type.
+sub make_table
+{
+	my ($table, $type, $rows) = @_;
+	$node->safe_psql('postgres', "CREATE TABLE $table (id int, embedding $type(16)); INSERT INTO $table SELECT id, embedding::$type(16) FROM rating WHERE id <= $rows");
+	$node->safe_psql('postgres', "CREATE TABLE ${table}_queries AS SELECT id, embedding::$type(16) AS embedding FROM queries");
+	remember_exact($node, "${table}_exact", $table, "${table}_queries", 'ip');
+	return;
+}
+
+sub linked_by { return $node->safe_psql('postgres', "SELECT linked_by FROM hnsw_info('$_[0]')"); }
+
+# How many rows a LIMIT gives, the fewest of five queries; what the settings and the filter are.
+sub fewest
+{
+	my ($table, $limit, $settings, $where) = @_;
+	return $node->safe_psql('postgres', "SET enable_seqscan = off; $settings; SELECT min((SELECT count(DISTINCT id) FROM (SELECT id FROM $table WHERE $where "
+		  . "ORDER BY embedding <#> q.embedding LIMIT $limit) f)) FROM ${table}_queries q WHERE q.id <= 5");
+}
+
+my %mode = (off => 'SET hnsw.iterative_scan = off', strict => 'SET hnsw.iterative_scan = strict_order', relaxed => 'SET hnsw.iterative_scan = relaxed_order');
+
+sub is_complete
+{
+	my ($table, $name) = @_;
+	my $matching = $node->safe_psql('postgres', "SELECT count(*) FROM $table WHERE id % 200 = 3");
+	my $all = $node->safe_psql('postgres', "SELECT count(*) FROM $table");
+	foreach my $mode (sort keys %mode)
+	{
+		is(fewest($table, 1000, $mode{$mode}, 'true'), 1000, "$name, $mode: LIMIT 1000 gives 1000 rows");
+		is(fewest($table, 10000, $mode{$mode}, 'true'), $all, "$name, $mode: a limit beyond the table gives all rows");
+		is(fewest($table, $matching, $mode{$mode}, 'id % 200 = 3'), $matching, "$name, $mode: every row behind a filter");
+	}
+	return;
+}
+
+# What was built.
+my @built = (['vector', 'lvq8', 0.98], ['vector', 'none', 0.98], ['vector', 'lvq4', 0.97], ['vector', 'lvq4x8', 0.97], ['halfvec', 'lvq8', 0.98], ['halfvec', 'none', 0.98],
+	['sparsevec', 'none', 0.45]);
+foreach my $case (@built)
+{
+	my ($type, $codec, $floor) = @$case;
+	my $t = "b_${type}_$codec";
+	make_table($t, $type, 4000);
+	$node->safe_psql('postgres', "CREATE INDEX ${t}_idx ON $t USING hnsw (embedding ${type}_ip_ops) WITH (codec = '$codec')");
+	is(linked_by("${t}_idx"), $type eq 'sparsevec' ? 'direction' : 'whitened direction', "$type $codec: how it is linked");
+	ok_recall(recall($node, "${t}_exact", $t, "${t}_queries", 'ip'), $floor, "$type $codec");
+	ok_sound($node, "${t}_idx");
+}
+is_complete('b_vector_lvq8', 'built');
+is_complete('b_vector_none', 'built, not compressed');
+
+# Distances come in order, whatever the codec (the operator sums in single precision).
+foreach my $t ('b_vector_lvq8', 'b_vector_none', 'b_halfvec_none')
+{
+	is($node->safe_psql('postgres', "SET enable_seqscan = off; $mode{strict}; SELECT count(*) FROM (SELECT d < lag(d) OVER (PARTITION BY q ORDER BY n) - 1e-4 AS wrong FROM "
+			  . "(SELECT q.id AS q, r.d, r.n FROM ${t}_queries q, LATERAL (SELECT d, row_number() OVER () AS n FROM (SELECT embedding <#> q.embedding AS d FROM $t ORDER BY embedding <#> q.embedding LIMIT 500) x) r) y) z WHERE wrong"),
+		'0', "$t: in order");
+}
+
+# More rows after the build, then half of them gone.
+$node->safe_psql('postgres', "INSERT INTO b_vector_lvq8 SELECT * FROM rating WHERE id > 4000; INSERT INTO b_vector_none SELECT * FROM rating WHERE id > 4000");
+foreach my $t ('b_vector_lvq8', 'b_vector_none')
+{
+	remember_exact($node, "${t}_exact", $t, "${t}_queries", 'ip');
+	ok_recall(recall($node, "${t}_exact", $t, "${t}_queries", 'ip'), 0.98, "$t with later rows");
+	$node->safe_psql('postgres', "DELETE FROM $t WHERE id % 2 = 0; VACUUM $t");
+	remember_exact($node, "${t}_exact", $t, "${t}_queries", 'ip');
+	ok_recall(recall($node, "${t}_exact", $t, "${t}_queries", 'ip'), 0.97, "$t after vacuum of half of it");
+	ok_sound($node, "${t}_idx");
+}
+is_complete('b_vector_lvq8', 'after vacuum');
+
+# Built before there were rows: nothing is known of them, but they are not linked by length alone; REINDEX makes it good.
+make_table('early', 'vector', 0);
+$node->safe_psql('postgres', "CREATE INDEX early_idx ON early USING hnsw (embedding vector_ip_ops); INSERT INTO early SELECT * FROM rating WHERE id <= 4000");
+remember_exact($node, 'early_exact', 'early', 'early_queries', 'ip');
+is(linked_by('early_idx'), 'direction', 'built empty: how it is linked');
+ok_recall(recall($node, 'early_exact', 'early', 'early_queries', 'ip'), 0.40, 'built empty');
+ok_sound($node, 'early_idx');
+is_complete('early', 'built empty');
+$node->safe_psql('postgres', 'REINDEX INDEX early_idx');
+is(linked_by('early_idx'), 'whitened direction', 'built again: how it is linked');
+ok_recall(recall($node, 'early_exact', 'early', 'early_queries', 'ip'), 0.98, 'built again');
+
+# The model is read again after a restart, and kept beyond a change of the relation cache; an unlogged index starts empty after a crash.
+$node->safe_psql('postgres', "CREATE UNLOGGED TABLE unlogged (id int, embedding vector(16)); CREATE INDEX unlogged_idx ON unlogged USING hnsw (embedding vector_ip_ops); "
+	  . "INSERT INTO unlogged SELECT * FROM rating WHERE id <= 500; REINDEX INDEX unlogged_idx");
+$node->stop('immediate');
+$node->start;
+ok_recall(recall($node, 'early_exact', 'early', 'early_queries', 'ip'), 0.98, 'after a restart');
+is(linked_by('unlogged_idx'), 'direction', 'an unlogged index after a crash');
+is($node->safe_psql('postgres', "INSERT INTO unlogged SELECT * FROM rating WHERE id <= 500; SET enable_seqscan = off; "
+		  . "SELECT count(*) FROM (SELECT id FROM unlogged ORDER BY embedding <#> (SELECT embedding FROM queries WHERE id = 1) LIMIT 500) x"), '500', 'and its rows');
+is($node->safe_psql('postgres', "SET enable_seqscan = off; CREATE FUNCTION pg_temp.found() RETURNS bigint LANGUAGE sql AS "
+		  . "\$\$ SELECT sum(id) FROM (SELECT id FROM early ORDER BY embedding <#> (SELECT embedding FROM queries WHERE id = 1) LIMIT 50) x \$\$; "
+		  . "BEGIN; CREATE TEMP TABLE before AS SELECT pg_temp.found() AS f; ANALYZE early; REINDEX TABLE rating; SELECT f = pg_temp.found() FROM before; COMMIT"), 't', 'the same answer after a change of the relation cache');
+is($node->safe_psql('postgres', "BEGIN; CREATE TABLE young (id int, embedding vector(16)); CREATE INDEX young_idx ON young USING hnsw (embedding vector_ip_ops); "
+		  . "INSERT INTO young SELECT * FROM rating WHERE id <= 100; SET LOCAL enable_seqscan = off; SELECT count(*) FROM (SELECT id FROM young ORDER BY embedding <#> rating(1) LIMIT 10) x; "
+		  . "TRUNCATE young; INSERT INTO young SELECT * FROM rating WHERE id <= 50; SELECT count(*) FROM (SELECT id FROM young ORDER BY embedding <#> rating(1) LIMIT 100) x; COMMIT"), "10\n50", 'a table that is emptied in the transaction that made it');
+
+# Vectors of one length are linked as ever.
+load_sample($node, 'items', 'vector', rows => 1000);
+$node->safe_psql('postgres', 'CREATE INDEX items_idx ON items USING hnsw (embedding vector_ip_ops)');
+is(linked_by('items_idx'), 'distance', 'vectors of length 1');
+
+done_testing();
