@@ -66,6 +66,7 @@ SKIP:
 	my ($stops, $answers) = (0, '');
 	foreach my $image (4, 9, 14, 23)
 	{
+		$primary->safe_psql('postgres', 'CHECKPOINT');    # where the standby starts again: no page is in its buffers then
 		$primary->wait_for_catchup($standby, 'replay', $primary->lsn('write'));
 		$standby->safe_psql('postgres', 'CHECKPOINT');
 		$standby->restart;
