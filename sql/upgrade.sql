@@ -9,10 +9,10 @@ CREATE FUNCTION pg_temp.upgraded(version text) RETURNS text LANGUAGE plpgsql AS 
 DECLARE
   lacking text;
 BEGIN
-  ALTER EXTENSION vector DROP FUNCTION hnsw_check(regclass, boolean);
+  ALTER EXTENSION vector DROP FUNCTION hnsw_check(regclass, boolean, boolean);
   ALTER EXTENSION vector DROP FUNCTION hnsw_info(regclass);
   ALTER EXTENSION vector DROP FUNCTION knn_exact(regclass, name, vector[], integer, text);
-  DROP FUNCTION hnsw_check(regclass, boolean), hnsw_info(regclass), knn_exact(regclass, name, vector[], integer, text);
+  DROP FUNCTION hnsw_check(regclass, boolean, boolean), hnsw_info(regclass), knn_exact(regclass, name, vector[], integer, text);
   UPDATE pg_extension SET extversion = version WHERE extname = 'vector';
   SELECT string_agg(object, ', ' ORDER BY object) INTO lacking FROM (SELECT object FROM fresh EXCEPT SELECT object FROM extension_objects) AS t;
   ALTER EXTENSION vector UPDATE TO '0.8.6.1';

@@ -1,8 +1,9 @@
 -- hnsw: looking at an index
 
 -- Walks a whole index and reports what is wrong with it, a row for each problem; no row when it is sound. heap_all: also looks for rows of the
--- table that the index lacks. Blocks writes to the table while it runs. Needs the right to read the table.
-CREATE FUNCTION hnsw_check(index regclass, heap_all boolean DEFAULT false,
+-- table that the index lacks. searches: also for nodes that a search with hnsw.ef_search candidates for their own vector does not find, which takes
+-- a search for each. Blocks writes to the table while it runs. Needs the right to read the table.
+CREATE FUNCTION hnsw_check(index regclass, heap_all boolean DEFAULT false, searches boolean DEFAULT false,
 		OUT block bigint, OUT slot integer, OUT problem text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
 use Test::More;
 use VectorKV;
 
@@ -50,5 +51,20 @@ foreach my $case (['m = 8', 8, 64], ['m = 32, ef_construction = 100', 32, 100], 
 }
 like(sqlstate_of($node, "CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops) WITH ($_)"), qr/^22023/, "$_ is refused")
   foreach ('m = 1', 'm = 101', 'ef_construction = 3', 'ef_construction = 1001', "codec = 'zip'", 'm = 32, ef_construction = 60');
+
+# The file lies where temp_tablespaces says, and is there again after PostgreSQL closed it for want of file descriptors.
+my $folder = PostgreSQL::Test::Utils::tempdir();
+$node->safe_psql('postgres', 'DROP INDEX items_idx');
+$node->append_conf('postgresql.conf', 'max_files_per_process = 64');
+$node->restart;
+$node->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION '$folder'");
+$node->safe_psql('postgres', join ';', map { "CREATE TABLE one_$_ AS SELECT $_ AS id" } 0 .. 89);
+$node->safe_psql('postgres', "CREATE FUNCTION through_many(id int, v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS \$\$ "
+	  . "BEGIN IF id % 20 = 0 THEN FOR i IN 0 .. 89 LOOP EXECUTE 'SELECT id FROM one_' || i; END LOOP; END IF; RETURN v; END \$\$");
+is(sqlstate_of($node, "SET temp_tablespaces = elsewhere; SET maintenance_work_mem = '1MB'; "
+	  . 'CREATE INDEX many_idx ON items USING hnsw ((through_many(id, embedding)::vector(384)) vector_cosine_ops)'), '', 'a build whose file is closed meanwhile');
+ok_sound($node, 'many_idx');
+my @there = glob("$folder/PG_*/pgsql_tmp");
+is(scalar @there, 1, 'temp_tablespaces is obeyed');
 
 done_testing();

@@ -55,9 +55,11 @@ public:
     // number of nodes done; a true answer stops the work early (then false is returned).
     bool link_all(unsigned threads, const std::function<bool(uint64_t)> &poll);
     // Makes every node reachable from the entry; returns how many were not.
-    uint32_t reach_all();
+    // poll is called again and again, and may throw: a long walk is not to keep anybody from ending it.
+    using Poll = std::function<void()>;
+    uint32_t reach_all(const Poll &poll = {});
     // Node ids in an order that keeps neighbours together: breadth first from the entry.
-    std::vector<uint32_t> order() const;
+    std::vector<uint32_t> order(const Poll &poll = {}) const;
 
     // How many distances a search of this width from the node's own vector evaluates.
     uint64_t probe(uint32_t id, uint32_t width) const;
@@ -108,7 +110,7 @@ private:
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);
     void set_links(uint32_t id, int level, const Selected &to, Scratch &s);
     void attach(uint32_t id, const std::vector<bool> &reached, Scratch &s);
-    void flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue) const;
+    void flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue, const Poll &poll) const;
 
     const Codec &codec_;
     BuildParams params_;

@@ -12,12 +12,17 @@
 
 namespace vkv::graph {
 
-void MemoryGraph::flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue) const
+namespace {
+constexpr size_t kPollEvery = 1024;
+}
+
+void MemoryGraph::flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue, const Poll &poll) const
 {
     std::vector<uint32_t> ids(max_links(0));
     queue.assign(1, from);
     reached[from] = true;
     for (size_t head = 0; head < queue.size(); ++head) {
+        if (poll && head % kPollEvery == 0) poll();
         const uint32_t n = links(queue[head], 0, ids.data());
         for (uint32_t i = 0; i < n; ++i)
             if (!reached[ids[i]]) {
@@ -56,19 +61,19 @@ void MemoryGraph::attach(uint32_t id, const std::vector<bool> &reached, Scratch 
     store_list(s.list, id, 0);
 }
 
-uint32_t MemoryGraph::reach_all()
+uint32_t MemoryGraph::reach_all(const Poll &poll)
 {
     if (size_ == 0) return 0;
     std::vector<bool> reached(size_);
     std::vector<uint32_t> queue;
     Scratch s;
-    flood(entry(), reached, queue);
+    flood(entry(), reached, queue, poll);
     uint32_t lost = 0;
     for (uint32_t id = 0; id < size_; ++id)
         if (!reached[id]) {
             ++lost;
             attach(id, reached, s);
-            flood(id, reached, queue);
+            flood(id, reached, queue, poll);
         }
     return lost;
 }
@@ -84,12 +89,12 @@ uint64_t MemoryGraph::probe(uint32_t id, uint32_t width) const
     return s.stats.scored;
 }
 
-std::vector<uint32_t> MemoryGraph::order() const
+std::vector<uint32_t> MemoryGraph::order(const Poll &poll) const
 {
     std::vector<uint32_t> queue;
     if (size_ == 0) return queue;
     std::vector<bool> reached(size_);
-    flood(entry(), reached, queue);
+    flood(entry(), reached, queue, poll);
     // reach_all() leaves none out; a caller that skipped it still gets every node.
     for (uint32_t id = 0; id < size_; ++id)
         if (!reached[id]) queue.push_back(id);

@@ -38,6 +38,7 @@ extern "C" {
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/progress.h"
+#include "commands/tablespace.h"
 #include "commands/trigger.h"
 #include "commands/vacuum.h"
 #include "common/hashfn.h"

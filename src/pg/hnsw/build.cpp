@@ -251,7 +251,7 @@ private:
                 ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("canceling statement due to user request")));
             });
         }
-        graph_->reach_all();
+        graph_->reach_all([] { poll_interrupts(); });
     }
 
     void write()

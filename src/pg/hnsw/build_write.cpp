@@ -46,7 +46,7 @@ public:
 
     void run()
     {
-        order_ = graph_.order();
+        order_ = graph_.order([] { poll_interrupts(); });
         position_.resize(order_.size());
         for (uint32_t i = 0; i < order_.size(); ++i) position_[order_[i]] = i;
         sort_tids();
@@ -70,8 +70,10 @@ private:
     void sort_tids()
     {
         tids_ = graph_.more_tids();
-        std::stable_sort(tids_.begin(), tids_.end(),
-                         [this](const auto &a, const auto &b) { return position_[a.first] < position_[b.first]; });
+        std::stable_sort(tids_.begin(), tids_.end(), [this](const auto &a, const auto &b) {
+            poll_interrupts();
+            return position_[a.first] < position_[b.first];
+        });
     }
 
     // The tids of a node beyond its first: [begin, end) in tids_. Nodes are asked for in order.
@@ -99,13 +101,16 @@ private:
     {
         Packer upper(1 + blocks_of_nodes());
         upper_at_.assign(order_.size(), no_item());
-        for (uint32_t i = 0; i < order_.size(); ++i)
+        for (uint32_t i = 0; i < order_.size(); ++i) {
+            poll_interrupts();
             if (int level = graph_.level(order_[i]); level > 0) upper_at_[i] = upper.next(s_.upper_size(level));
+        }
         upper_end_ = upper.end();
         Packer tids(upper_end_);
         more_at_.clear();
         size_t from = 0;
         for (uint32_t node : order_) {
+            poll_interrupts();
             auto [begin, end] = more_of(node, from);
             from = end;
             if (end - begin <= kInlineTids - 1) continue;
@@ -238,6 +243,7 @@ private:
         Items items(*this, PageKind::tids, tids_end_);
         size_t from = 0, item = 0;
         for (uint32_t node : order_) {
+            poll_interrupts();
             auto [begin, end] = more_of(node, from);
             from = end;
             if (end - begin <= kInlineTids - 1) continue;
@@ -248,6 +254,8 @@ private:
                 auto *h = reinterpret_cast<TidsHeader *>(bytes.data());
                 h->next = p + 1 < sizes.size() ? more_at_[item + 1] : no_item();
                 h->count = static_cast<uint16_t>(sizes[p]);
+                h->node = disk_id(node);
+                h->number = static_cast<uint32_t>(sizes.size() - p);
                 auto *tid = reinterpret_cast<ItemPointerData *>(h + 1);
                 for (size_t k = 0; k < sizes[p]; ++k) tid[k] = unpack_tid(tids_[begin++].second);
                 items.add(more_at_[item], bytes);
@@ -271,6 +279,8 @@ private:
                 auto *h = reinterpret_cast<PayloadHeader *>(bytes.data());
                 h->next = p + 1 < sizes.size() ? payload_at_[item + 1] : no_item();
                 h->bytes = static_cast<uint16_t>(sizes[p]);
+                h->node = disk_id(node);
+                h->hash = static_cast<uint32_t>(graph_.hash(node));
                 std::memcpy(h + 1, data, sizes[p]);
                 data += sizes[p];
                 items.add(payload_at_[item], bytes);

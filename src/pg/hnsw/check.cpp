@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "pg/hnsw/build_write.h"
+#include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/inspect.h"
+#include "pg/hnsw/node_tids.h"
 
 namespace vkv::hnsw {
 
@@ -20,7 +22,7 @@ void Checker::report_node(uint32_t id, const std::string &problem)
     report_(shape_.block_of(id), static_cast<int>(id % shape_.per_page), problem);
 }
 
-void Checker::run(bool heap_all)
+void Checker::run(bool heap_all, bool searches)
 {
     blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
     level_.assign(static_cast<size_t>(blocks_) * shape_.per_page, -1);
@@ -33,6 +35,7 @@ void Checker::run(bool heap_all)
     check_free_lists();
     check_heap_tids();
     if (heap_all) check_heap_all();
+    if (searches) check_searches();
 }
 
 void Checker::read_pages()
@@ -80,9 +83,10 @@ void Checker::check_node(const NodeHeader *n, BlockNumber block, int slot)
     if (n->level > graph::kMaxLevel) report_(block, slot, "level " + std::to_string(n->level) + " is too high");
     if (n->links > shape_.max_links(0)) report_(block, slot, std::to_string(n->links) + " links, more than there is room for");
     if (n->level > 0 && !(n->flags & kNodePending) && !is_item(n->upper)) report_(block, slot, "no upper lists");
-    if (!shape_.has_payload() || (n->flags & kNodeDead)) return;
+    if (!shape_.has_payload() || (n->flags & (kNodeDead | kNodePending))) return;
+    const uint32_t id = shape_.node_at(block, static_cast<uint32_t>(slot));
     std::vector<uint8_t> payload;
-    const bool read = is_item(n->payload) && read_payload(index_.rel(), n->payload, SIZE_MAX, &payload);
+    const bool read = is_item(n->payload) && read_payload(index_.rel(), {id, n}, SIZE_MAX, &payload);
     size_t first = 0;
     const bool whole =
         read && (!shape_.apart || code_is_whole(shape_, payload, &first)) && payload.size() == first + shape_.second_bytes;
@@ -97,7 +101,8 @@ void Checker::check_tids(const NodeHeader *n, BlockNumber block, int slot)
     }
     std::vector<ItemPointerData> tids;
     try {
-        collect_tids(index_.rel(), n, &tids);
+        inline_tids(n, &tids);
+        for (TidReader chain(shape_.node_at(block, static_cast<uint32_t>(slot)), n); chain.read(index_, &tids);) poll_interrupts();
     } catch (const Error &e) {
         report_(block, slot, "its chain of heap tuples is broken: " + e.message());
         return;
@@ -144,6 +149,7 @@ void Checker::check_links()
 {
     std::vector<uint32_t> list(shape_.max_links(0));
     for (uint32_t id = 0; id < level_.size(); ++id) {
+        poll_interrupts();
         if (!is_node(id) || dead_[id]) continue;
         ItemPointerData upper;
         uint32_t n = 0;
@@ -193,6 +199,7 @@ void Checker::check_reach()
         reached[meta_.entry] = true;
     }
     for (size_t head = 0; head < queue.size(); ++head) {
+        poll_interrupts();
         const uint32_t n = view.neighbors(queue[head], 0, links.data());
         for (uint32_t i = 0; i < n; ++i)
             if (is_node(links[i]) && !reached[links[i]]) {
@@ -204,11 +211,39 @@ void Checker::check_reach()
         if (is_node(id) && !dead_[id] && !pending_[id] && !reached[id]) report_node(id, "no path leads to it");
 }
 
+// Reachable is not yet found. A group of equals, or of codes that are equal, may be larger than the pool: then what the pool holds
+// is no farther than the node itself.
+void Checker::check_searches()
+{
+    if (!is_node(meta_.entry)) return;
+    PageView view(index_, nullptr);
+    graph::SearchState search;
+    std::vector<uint8_t> code;
+    const auto width = static_cast<size_t>(settings.ef_search);
+    for (uint32_t id = 0; id < level_.size(); ++id) {
+        if (!is_node(id) || dead_[id] || pending_[id] || !view.copy_code(id, &code)) continue;
+        auto scorer = index_.codec().query_code(code.data());
+        view.set_scorer(scorer.get());
+        float own;
+        bool counts;
+        view.score(&id, 1, &own, &counts);
+        const uint32_t from[] = {graph::descend(view, search, meta_.entry, meta_.entry_level, 0, poll_interrupts), meta_.entry};
+        graph::enter(view, search, from, 2, width);
+        graph::search_layer(view, search, 0, poll_interrupts);
+        view.set_scorer(nullptr);
+        const auto &found = search.pool.entries();
+        const bool met = std::any_of(found.begin(), found.end(), [id](const auto &e) { return e.id == id; });
+        if (!met && !(search.pool.full() && found.back().distance <= own))
+            report_node(id, "a search for its own vector does not find it (hnsw.ef_search = " + std::to_string(width) + ")");
+    }
+}
+
 void Checker::check_free_lists()
 {
     for (int kind = 0; kind < kPageKinds; ++kind) {
         BlockNumber steps = 0;
         for (BlockNumber block = meta_.free_list[kind]; BlockNumberIsValid(block); ++steps) {
+            poll_interrupts();
             if (block >= blocks_ || steps > blocks_) {
                 report_(kMetaBlock, -1, "a list of pages with room is broken (kind " + std::to_string(kind) + ")");
                 break;
@@ -312,7 +347,7 @@ Datum check(FunctionCallInfo fcinfo)
             tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
         });
     });
-    checker.run(PG_GETARG_BOOL(1));
+    checker.run(PG_GETARG_BOOL(1), PG_NARGS() > 2 && PG_GETARG_BOOL(2));
     return static_cast<Datum>(0);
 }
 

@@ -16,8 +16,9 @@ using Report = std::function<void(BlockNumber, int, const std::string &)>;
 class Checker {
 public:
     Checker(Relation heap, Relation index, Report report);
-    // heap_all: also that every row of the table that has to be in the index is.
-    void run(bool heap_all);
+    // heap_all: also that every row of the table that has to be in the index is. searches: also that a search of hnsw.ef_search
+    // candidates for a node's own code finds it, or nothing farther.
+    void run(bool heap_all, bool searches);
 
 private:
     void read_pages();
@@ -29,6 +30,7 @@ private:
     void check_tids(const NodeHeader *n, BlockNumber block, int slot);
     void check_entry();
     void check_reach();
+    void check_searches();
     void check_free_lists();
     void check_heap_tids();
     void check_heap_all();

@@ -37,7 +37,7 @@ namespace vkv::hnsw {
 
 inline constexpr uint32_t kMagic = 0x31564B56;          // "VKV1"
 inline constexpr uint32_t kPgvectorMagic = 0xA953A953;  // the meta page of pgvector's own hnsw
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;                 // 2: items of tids and payload say whose they are
 inline constexpr uint16_t kPageId = 0xFFB1;
 inline constexpr BlockNumber kMetaBlock = 0;
 inline constexpr BlockNumber kUpdateLock = 0;  // heavyweight page locks
@@ -106,15 +106,19 @@ static_assert(sizeof(UpperHeader) == 8);
 struct TidsHeader {
     ItemPointerData next;
     uint16_t count;
+    uint32_t node;    // whose chain this is
+    uint32_t number;  // greater than that of the next item: a reader between two items knows what it has had
 };
-static_assert(sizeof(TidsHeader) == 8);
+static_assert(sizeof(TidsHeader) == 16);
 inline constexpr size_t kMaxTidsPerItem = (kItemRoom - sizeof(TidsHeader)) / sizeof(ItemPointerData);
 
 struct PayloadHeader {
     ItemPointerData next;
     uint16_t bytes;
+    uint32_t node;  // whose payload this is
+    uint32_t hash;  // and the low half of its hash: of the vector that it is made of
 };
-static_assert(sizeof(PayloadHeader) == 8);
+static_assert(sizeof(PayloadHeader) == 16);
 inline constexpr size_t kMaxPayloadPerItem = (kItemRoom - sizeof(PayloadHeader)) / 8 * 8;
 
 inline constexpr uint32_t kDirectoryEntries = 1024;

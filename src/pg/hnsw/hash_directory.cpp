@@ -203,19 +203,37 @@ void hash_erase(Relation rel, uint64_t hash, uint32_t node)
     PageLock lock(rel, kHashLock, ShareLock);
     const Directory d = read_directory(rel);
     if (d.pages == 0) return;
-    WritePages pages(rel);
-    BucketHeader *header = bucket_of(pages.lock(bucket_block(rel, d, slot_of(d, key)), PageKind::hash_bucket));
-    BucketEntry *e = entries_of(header);
-    bool changed = false;
-    for (uint32_t i = 0; i < count_of(header);) {
-        if (e[i].hash == key && e[i].node == node) {
-            e[i] = e[--header->count];
-            changed = true;
-        } else {
-            ++i;
-        }
+    hash_erase_if(rel, bucket_block(rel, d, slot_of(d, key)),
+                  [&](uint32_t other, uint32_t other_node) { return other == key && other_node == node; });
+}
+
+void hash_erase_if(Relation rel, BlockNumber bucket, const std::function<bool(uint32_t, uint32_t)> &stale)
+{
+    {
+        ReadPage page(rel, bucket, PageKind::hash_bucket);
+        const BucketHeader *header = bucket_of(page.page());
+        const BucketEntry *e = entries_of(header);
+        if (std::none_of(e, e + count_of(header), [&](const BucketEntry &x) { return stale(x.hash, x.node); })) return;
     }
-    if (changed) pages.commit();
+    WritePages pages(rel);
+    BucketHeader *header = bucket_of(pages.lock(bucket, PageKind::hash_bucket));
+    BucketEntry *e = entries_of(header);
+    auto *end = std::remove_if(e, e + count_of(header), [&](const BucketEntry &x) { return stale(x.hash, x.node); });
+    header->count = static_cast<uint32_t>(end - e);
+    pages.commit();
+}
+
+std::unordered_set<BlockNumber> hash_blocks(Relation rel)
+{
+    const Directory d = read_directory(rel);
+    std::unordered_set<BlockNumber> blocks(d.block, d.block + d.pages);
+    for (uint32_t i = 0; i < d.pages; ++i) {
+        poll_interrupts();
+        ReadPage page(rel, d.block[i], PageKind::hash_directory);
+        const BlockNumber *entry = directory_entries(page.page());
+        blocks.insert(entry, entry + std::min(kDirectoryEntries, 1u << d.depth));
+    }
+    return blocks;
 }
 
 void hash_build(std::vector<BucketEntry> entries, BlockNumber first, MetaPage *meta,
@@ -225,8 +243,10 @@ void hash_build(std::vector<BucketEntry> entries, BlockNumber first, MetaPage *m
     uint32_t depth = 0;
     while (depth < 20 && (static_cast<uint64_t>(entries.size()) >> depth) > kBucketEntries * 6 / 10) ++depth;
     const uint32_t buckets = 1u << depth, mask = buckets - 1;
-    std::sort(entries.begin(), entries.end(),
-              [mask](const BucketEntry &a, const BucketEntry &b) { return (a.hash & mask) < (b.hash & mask); });
+    std::sort(entries.begin(), entries.end(), [mask](const BucketEntry &a, const BucketEntry &b) {
+        poll_interrupts();
+        return (a.hash & mask) < (b.hash & mask);
+    });
     PGAlignedBlock block;
     size_t at = 0;
     for (uint32_t b = 0; b < buckets; ++b) {

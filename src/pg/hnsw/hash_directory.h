@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <unordered_set>
 #include <vector>
 
 #include "pg/hnsw/index.h"
@@ -16,6 +17,10 @@ namespace vkv::hnsw {
 bool hash_find(Relation rel, uint64_t hash, const std::function<bool(uint32_t node)> &found);
 void hash_insert(Relation rel, uint64_t hash, uint32_t node);
 void hash_erase(Relation rel, uint64_t hash, uint32_t node);
+// Erases the entries of a bucket's page that are stale.
+void hash_erase_if(Relation rel, BlockNumber bucket, const std::function<bool(uint32_t hash, uint32_t node)> &stale);
+// The pages of the table that can be found.
+std::unordered_set<BlockNumber> hash_blocks(Relation rel);
 
 // For a build: the pages of a table of these entries, appended by append(page) in order, the first at block `first`. Fills the meta
 // page's part.

@@ -2,6 +2,7 @@
 
 #include "core/codec/whiten.h"
 #include "pg/hnsw/inspect.h"
+#include "pg/hnsw/node_tids.h"
 
 namespace vkv::hnsw {
 
@@ -21,8 +22,11 @@ Counts count(const Index &index)
     Counts c;
     c.blocks = pg_call([&] { return RelationGetNumberOfBlocks(index.rel()); });
     std::vector<ItemPointerData> tids;
+    std::vector<TidReader> chains;
     for (BlockNumber block = 0; block < c.blocks; ++block) {
         pg_call([] { CHECK_FOR_INTERRUPTS(); });
+        tids.clear();
+        chains.clear();
         ReadPage page(index.rel(), block);
         if (page.blank() || page.opaque()->page_id != kPageId || page.opaque()->kind >= kPageKinds) continue;
         ++c.pages[page.opaque()->kind];
@@ -36,11 +40,14 @@ Counts count(const Index &index)
             } else {
                 ++c.nodes;
                 c.levels = std::max(c.levels, n->level + 1);
-                tids.clear();
-                collect_tids(index.rel(), n, &tids);
-                c.tuples += static_cast<int64>(tids.size());
+                inline_tids(n, &tids);
+                if (is_item(n->more_tids)) chains.emplace_back(s.node_at(block, slot), n);
             }
         }
+        page.close();
+        for (TidReader &chain : chains)
+            while (chain.read(index, &tids)) pg_call([] { CHECK_FOR_INTERRUPTS(); });
+        c.tuples += static_cast<int64>(tids.size());
     }
     return c;
 }

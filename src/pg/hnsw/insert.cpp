@@ -2,7 +2,7 @@
 //
 // A node is written whole, with its own links, before any other node links to it, and is marked pending until it has a link from
 // one of them. A crash in between leaves a pending node that belongs to a transaction that never committed; vacuum removes it with
-// its heap tuple.
+// its heap tuple, and the items that were to become its payload and upper lists as well (vacuum_leaks.cpp).
 
 #include <cmath>
 #include <cstring>
@@ -21,12 +21,6 @@ int random_level(uint32_t m)
 {
     const double u = 1.0 - pg_prng_double(&pg_global_prng_state);  // (0, 1]
     return std::min(static_cast<int>(-std::log(u) / std::log(static_cast<double>(m))), graph::kMaxLevel);
-}
-
-bool poll_interrupts()
-{
-    if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
-    return false;
 }
 
 // One statement's insertions into one index.
@@ -100,13 +94,9 @@ private:
                 }
                 std::vector<graph::Candidate> found;
                 entries.clear();
-                tombstones_.clear();
                 for (const auto &e : search_.pool.entries()) {
                     entries.push_back(e.id);
-                    if (e.counts)
-                        found.push_back({e.distance, e.id});
-                    else
-                        tombstones_.push_back(e.id);
+                    if (e.counts) found.push_back({e.distance, e.id});
                 }
                 if (entries.empty()) entries.push_back(at);
                 graph::add_from_above(found, above);
@@ -115,9 +105,10 @@ private:
         }
         if (level > entry.level && entry.node != kNoNode) keep_way_to(entry.node, &chosen[0]);
         const uint32_t node = write_node(chosen, tid);
+        const ItemPointerData payload = write_payload(node);
         const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
+        if (level > 0 || s.has_payload()) finish_node(node, upper, payload, true);  // before links lead to it
         hash_insert(index_.rel(), hash_, node);
-        if (level > 0) finish_node(node, upper, true);  // before links lead to its upper lists
         bool linked = false;
         for (int l = level; l >= 0; --l)
             for (const graph::Candidate &c : chosen[static_cast<size_t>(l)]) {
@@ -126,10 +117,9 @@ private:
                 linked |= added && l == 0;
             }
         for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node);
-        // Among nothing but tombstones: they lead to the new node until vacuum, which frees them, makes it the entry or attaches
-        // it.
-        for (size_t i = 0; !linked && i < tombstones_.size(); ++i) linked = linker.force(tombstones_[i], node);
-        finish_node(node, upper, false);
+        // Among nothing but tombstones: the entry, dead too, leads to it. Vacuum keeps it until there is another.
+        if (!linked && entry.node != kNoNode) linked = linker.force(entry.node, node);
+        finish_node(node, upper, payload, false);
         return node;
     }
 
@@ -142,7 +132,7 @@ private:
         links->push_back({graph::finite(INFINITY), entry});
     }
 
-    ItemPointerData write_payload()
+    ItemPointerData write_payload(uint32_t node)
     {
         const Shape &s = index_.shape();
         if (!s.has_payload()) return no_item();
@@ -154,7 +144,7 @@ private:
         std::vector<uint8_t> item;
         for (size_t end = bytes.size(); end > 0;) {
             const size_t begin = (end - 1) / kMaxPayloadPerItem * kMaxPayloadPerItem;
-            PayloadHeader h{next, static_cast<uint16_t>(end - begin)};
+            PayloadHeader h{next, static_cast<uint16_t>(end - begin), node, static_cast<uint32_t>(hash_)};
             item.resize(sizeof(h) + end - begin);
             std::memcpy(item.data(), &h, sizeof(h));
             std::memcpy(item.data() + sizeof(h), bytes.data() + begin, end - begin);
@@ -167,7 +157,6 @@ private:
     uint32_t write_node(const std::vector<std::vector<graph::Candidate>> &chosen, const ItemPointerData &tid)
     {
         const Shape &s = index_.shape();
-        const ItemPointerData payload = write_payload();
         uint32_t id = kNoNode;
         with_room(index_.rel(), PageKind::nodes, [&](char *page, BlockNumber block) {
             if ((static_cast<uint64_t>(block) + 1) * s.per_page >= kNoNode)
@@ -179,8 +168,7 @@ private:
             NodeHeader *n = node_in(page, s, id);
             std::memset(n, 0, s.node_size);
             n->hash = hash_;
-            n->upper = n->more_tids = no_item();
-            n->payload = payload;
+            n->upper = n->more_tids = n->payload = no_item();
             n->flags = kNodeMark | kNodePending;
             n->level = static_cast<uint8_t>(chosen.size() - 1);
             n->links = static_cast<uint8_t>(chosen[0].size());
@@ -209,12 +197,13 @@ private:
         return put_item(index_.rel(), PageKind::upper, bytes.data(), bytes.size());
     }
 
-    void finish_node(uint32_t node, const ItemPointerData &upper, bool pending)
+    void finish_node(uint32_t node, const ItemPointerData &upper, const ItemPointerData &payload, bool pending)
     {
         const Shape &s = index_.shape();
         WritePages pages(index_.rel());
         NodeHeader *n = node_in(pages.lock(s.block_of(node), PageKind::nodes), s, node);
         n->upper = upper;
+        n->payload = payload;
         if (!pending) n->flags &= static_cast<uint8_t>(~kNodePending);
         pages.commit();
     }
@@ -231,7 +220,6 @@ private:
     Index index_;
     MemoryContext row_context_;
     graph::SearchState search_;
-    std::vector<uint32_t> tombstones_;  // met on level 0
     std::vector<uint8_t> code_, second_;
     uint64_t hash_ = 0;
 };

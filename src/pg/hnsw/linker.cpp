@@ -21,28 +21,6 @@ std::vector<graph::Candidate> Linker::choose(std::span<const graph::Candidate> f
     return chosen;
 }
 
-void Linker::fill(std::vector<uint32_t> *list, std::span<const graph::Candidate> candidates, size_t max)
-{
-    set_.clear();
-    std::vector<uint32_t> kept;
-    std::vector<uint8_t> code;
-    for (uint32_t id : *list)
-        if (view_.copy_code(id, &code)) kept.push_back(set_.add(id, code));
-    std::vector<graph::Candidate> turned;
-    for (const graph::Candidate &c : candidates) {
-        if (list->size() >= max) return;
-        if (!view_.copy_code(c.id, &code)) continue;
-        const uint32_t position = set_.add(c.id, code);
-        if (graph::is_dominated(set_, {c.distance, position}, kept)) {
-            turned.push_back(c);
-            continue;
-        }
-        kept.push_back(position);
-        list->push_back(c.id);
-    }
-    for (size_t i = 0; i < turned.size() && list->size() < max; ++i) list->push_back(turned[i].id);
-}
-
 // change(list, &count) edits the list of a live node under the exclusive lock and says whether to keep the change.
 template <class Change>
 bool Linker::change_list(uint32_t node, int level, Change &&change)
@@ -163,33 +141,55 @@ bool Linker::add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code
     return false;
 }
 
+bool Linker::lives(uint32_t id)
+{
+    bool answers = false;
+    view_.peek(id, [&](const NodeHeader *n, const uint8_t *) { answers = node_answers(n); });
+    return answers;
+}
+
 bool Linker::force(uint32_t from, uint32_t to)
 {
     const uint32_t max = index_.shape().max_links(0);
-    uint32_t moved = kNoNode;
     std::vector<uint32_t> list(view_.max_links());
-    for (int i = 0; i < 10; ++i) {
+    for (;;) {
+        poll_interrupts();
         if (append(from, to, 0)) return true;
         const uint32_t n = view_.neighbors(from, 0, list.data());
         std::span<const uint32_t> now(list.data(), n);
         if (std::find(now.begin(), now.end(), to) != now.end()) return true;
-        if (n < max) continue;
-        moved = list[n - 1];
+        if (n < max) {
+            if (!view_.peek(from, [](const NodeHeader *, const uint8_t *) {})) return false;
+            continue;
+        }
+        // A link to a dead node is not handed on: vacuum may have done with the list that it would come into.
+        size_t out = n - 1;
+        while (out > 0 && !lives(list[out])) --out;
+        const uint32_t moved = list[out];
         // The way to the node that loses its link leads through `to` from the moment it is lost.
-        const bool linked = change_list(to, 0, [&](uint32_t *theirs, uint32_t *count) {
-            if (std::find(theirs, theirs + *count, moved) != theirs + *count || moved == to) return false;
-            if (*count < max)
-                theirs[(*count)++] = moved;
-            else
-                theirs[*count - 1] = moved;
-            return true;
-        });
-        (void)linked;  // false: it links there already
+        if (lives(moved))
+            change_list(to, 0, [&](uint32_t *theirs, uint32_t *count) {
+                if (std::find(theirs, theirs + *count, moved) != theirs + *count || moved == to) return false;
+                if (*count < max)
+                    theirs[(*count)++] = moved;
+                else
+                    theirs[*count - 1] = moved;
+                return true;
+            });
         std::vector<uint32_t> after(now.begin(), now.end());
-        after[n - 1] = to;
+        after[out] = to;
         if (replace(from, 0, now, after)) return true;
     }
-    return false;
+}
+
+void Linker::remove_if(uint32_t node, int level, const std::function<bool(uint32_t)> &gone)
+{
+    change_list(node, level, [&](uint32_t *list, uint32_t *n) {
+        uint32_t *end = std::remove_if(list, list + *n, gone);
+        if (end == list + *n) return false;
+        *n = static_cast<uint32_t>(end - list);
+        return true;
+    });
 }
 
 }  // namespace vkv::hnsw

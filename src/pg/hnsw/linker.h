@@ -5,6 +5,7 @@
 // behind.)
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -18,23 +19,21 @@ public:
 
     // The neighbours for a node among candidates found by a search, ascending by distance to it.
     std::vector<graph::Candidate> choose(std::span<const graph::Candidate> found, size_t max);
-    // How many candidates are worth weighing for so many free places: the rest is hardly ever chosen.
-    static size_t candidates_for(size_t places) { return 4 * places + 4; }
-    // Fills a list up to `max` from candidates (ascending by distance to its node): first those that are nearer to the node than to
-    // any neighbour, then the nearest of the rest.
-    void fill(std::vector<uint32_t> *list, std::span<const graph::Candidate> candidates, size_t max);
     // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards.
     bool add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level);
-    // Links from -> to whatever it takes: the link that gives way is made from `to` instead.
+    // Links from -> to whatever it takes: the link that gives way is made from `to` instead. Only a node that is gone is not linked
+    // from: false.
     bool force(uint32_t from, uint32_t to);
     // The list of a level, replaced if it still is what it was; false if somebody changed it.
     bool replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after);
+    void remove_if(uint32_t node, int level, const std::function<bool(uint32_t)> &gone);
 
     // Does one of the kept nodes link to the lost one?
     bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
 
 private:
     bool append(uint32_t from, uint32_t to, int level);
+    bool lives(uint32_t id);
     bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
                      uint32_t *victim);
     template <class Change>

@@ -37,10 +37,10 @@ bool usable(const ReadPage &page, PageKind kind)
 
 }  // namespace
 
-bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::vector<uint8_t> *out)
+bool read_payload(Relation rel, const PayloadOf &of, size_t max, std::vector<uint8_t> *out)
 {
     out->clear();
-    for (ItemPointerData at = first; is_item(at) && out->size() < max;) {
+    for (ItemPointerData at = of.first; is_item(at) && out->size() < max;) {
         if (!block_exists(rel, ItemPointerGetBlockNumber(&at))) return false;
         ReadPage page(rel, ItemPointerGetBlockNumber(&at));
         if (!usable(page, PageKind::payload)) return false;
@@ -49,7 +49,8 @@ bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::v
         if (!item) return false;
         PayloadHeader header;
         std::memcpy(&header, item, sizeof(header));
-        if (sizeof(header) + header.bytes > bytes) return false;
+        if (sizeof(header) + header.bytes > bytes || header.node != of.node || header.hash != static_cast<uint32_t>(of.hash))
+            return false;
         const size_t take = std::min<size_t>(header.bytes, max - out->size());
         out->insert(out->end(), item + sizeof(header), item + sizeof(header) + take);
         at = header.next;
@@ -114,12 +115,12 @@ uint32_t PageView::neighbors(uint32_t id, int level, uint32_t *out)
     return inspect(id, take) && read_upper(index_, upper, id, level, out, &n) ? n : 0;
 }
 
-const uint8_t *PageView::code_apart(const NodeHeader *node)
+const uint8_t *PageView::code_at(uint32_t id, const NodeHeader *node)
 {
     const Shape &s = index_.shape();
     const size_t max = s.code_bytes ? s.code_bytes : std::numeric_limits<size_t>::max();
     size_t bytes;
-    if (!is_item(node->payload) || !read_payload(index_.rel(), node->payload, max, &apart_) || !code_is_whole(s, apart_, &bytes))
+    if (!is_item(node->payload) || !read_payload(index_.rel(), {id, node}, max, &apart_) || !code_is_whole(s, apart_, &bytes))
         return nullptr;
     return apart_.data();
 }
@@ -127,8 +128,8 @@ const uint8_t *PageView::code_apart(const NodeHeader *node)
 // The code of a node that keeps it apart; the header is read again under a lock if what it says is not there.
 const uint8_t *PageView::code_apart(uint32_t id, NodeHeader *header)
 {
-    if (const uint8_t *code = code_apart(header)) return code;
-    return inspect(id, [&](const NodeHeader *node, const uint8_t *) { *header = *node; }) ? code_apart(header) : nullptr;
+    if (const uint8_t *code = code_at(id, header)) return code;
+    return inspect(id, [&](const NodeHeader *node, const uint8_t *) { *header = *node; }) ? code_at(id, header) : nullptr;
 }
 
 void PageView::score_one(uint32_t id, float *distance, bool *counts)

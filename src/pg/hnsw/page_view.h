@@ -43,7 +43,7 @@ public:
     Resident *resident() const { return resident_; }
 
 private:
-    const uint8_t *code_apart(const NodeHeader *node);
+    const uint8_t *code_at(uint32_t id, const NodeHeader *node);
     const uint8_t *code_apart(uint32_t id, NodeHeader *header);
     void score_one(uint32_t id, float *distance, bool *counts);
 
@@ -95,8 +95,14 @@ private:
     std::vector<const uint8_t *> pointers_;
 };
 
-// The bytes of a payload, at most `max`; false if the chain is not whole (a node freed meanwhile).
-bool read_payload(Relation rel, const ItemPointerData &first, size_t max, std::vector<uint8_t> *out);
+// The bytes of a node's payload, at most `max`; false if the chain is not whole, or not of this node and vector (freed meanwhile).
+struct PayloadOf {
+    uint32_t node;
+    uint64_t hash;
+    ItemPointerData first;
+    PayloadOf(uint32_t id, const NodeHeader *header) : node(id), hash(header->hash), first(header->payload) {}
+};
+bool read_payload(Relation rel, const PayloadOf &of, size_t max, std::vector<uint8_t> *out);
 // The links of a level above 0; false if the item is not that node's.
 bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, int level, uint32_t *out, uint32_t *n);
 // Checks that a payload's start is a whole first-level code; its size is in *bytes.

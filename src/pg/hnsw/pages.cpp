@@ -132,6 +132,17 @@ char *WritePages::lock(BlockNumber block, PageKind kind)
     return page;
 }
 
+char *WritePages::lock_whole(BlockNumber block)
+{
+    require_block(rel_, block);
+    Buffer buffer = pg_call([&] {
+        Buffer b = ReadBuffer(rel_, block);
+        LockBuffer(b, BUFFER_LOCK_EXCLUSIVE);
+        return b;
+    });
+    return add(buffer, GENERIC_XLOG_FULL_IMAGE);
+}
+
 char *WritePages::extend(PageKind kind, BlockNumber *block)
 {
     Buffer buffer = pg_call([&] { return compat::extend_relation(rel_, MAIN_FORKNUM); });
@@ -197,6 +208,16 @@ void give_room(Relation rel, PageKind kind, BlockNumber block)
     pages.commit();
 }
 
+void renew_page(Relation rel, BlockNumber block, PageKind kind)
+{
+    {
+        WritePages pages(rel);
+        init_page(pages.lock_whole(block), kind);
+        pages.commit();
+    }
+    give_room(rel, kind, block);
+}
+
 ItemPointerData put_item(Relation rel, PageKind kind, const void *data, size_t bytes)
 {
     ItemPointerData at;
@@ -230,13 +251,37 @@ char *item_in(Relation rel, char *page, const ItemPointerData &at)
     return const_cast<char *>(item_in(rel, const_cast<const char *>(page), at));
 }
 
+const char *find_item(const char *page, const ItemPointerData &at, size_t min_bytes, size_t *bytes)
+{
+    char *p = const_cast<char *>(page);
+    const OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&at);
+    if (offset < FirstOffsetNumber || offset > PageGetMaxOffsetNumber(p)) return nullptr;
+    ItemId id = PageGetItemId(p, offset);
+    if (!ItemIdIsUsed(id) || static_cast<size_t>(ItemIdGetOffset(id)) + ItemIdGetLength(id) > kPageEnd ||
+        ItemIdGetLength(id) < min_bytes)
+        return nullptr;
+    *bytes = ItemIdGetLength(id);
+    return page + ItemIdGetOffset(id);
+}
+
+// PageAddItem takes an unused line pointer only on a page that is marked to have one, and the marks of unused ones at the end would
+// never go: for heap pages others see to both.
+void delete_item(char *page, OffsetNumber offset)
+{
+    PageIndexTupleDeleteNoCompact(page, offset);
+    OffsetNumber last = PageGetMaxOffsetNumber(page);
+    for (; last >= FirstOffsetNumber && !ItemIdIsUsed(PageGetItemId(page, last)); --last)
+        reinterpret_cast<PageHeader>(page)->pd_lower -= sizeof(ItemIdData);
+    if (offset < last) PageSetHasFreeLinePointers(page);
+}
+
 void erase_item(Relation rel, PageKind kind, const ItemPointerData &at)
 {
     {
         WritePages pages(rel);
         char *page = pages.lock(ItemPointerGetBlockNumber(&at), kind);
         item_in(rel, page, at);
-        PageIndexTupleDeleteNoCompact(page, ItemPointerGetOffsetNumber(&at));
+        delete_item(page, ItemPointerGetOffsetNumber(&at));
         pages.commit();
     }
     give_room(rel, kind, ItemPointerGetBlockNumber(&at));

@@ -16,6 +16,13 @@ void check_page(Relation rel, BlockNumber block, const char *page, PageKind kind
 // Is there such a block? Block numbers come from pages, which may be damaged, or read in the middle of a change.
 bool block_exists(Relation rel, BlockNumber block);
 
+// For loops that hold no page: false, or the error that an interrupt asks for.
+inline bool poll_interrupts()
+{
+    if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
+    return false;
+}
+
 // A page under a share lock; released when it goes out of scope.
 class ReadPage {
 public:
@@ -46,6 +53,7 @@ public:
 
     // Waits for the exclusive lock. A page that is locked here already is returned again: damaged links may lead back to it.
     char *lock(BlockNumber block, PageKind kind);
+    char *lock_whole(BlockNumber block);  // to write it anew: unchecked
     char *extend(PageKind kind, BlockNumber *block);
     void commit();
 
@@ -80,12 +88,22 @@ private:
 void with_room(Relation rel, PageKind kind, const std::function<bool(char *page, BlockNumber block)> &use);
 // Puts a page into its kind's list, unless it is there. For vacuum.
 void give_room(Relation rel, PageKind kind, BlockNumber block);
+// Makes a page that was never written, or that nothing leads to any more, an empty page of a kind. For vacuum.
+void renew_page(Relation rel, BlockNumber block, PageKind kind);
 
-// Items: variable-sized records in pages of a kind.
+// Items: variable-sized records in pages of a kind. An item's place is used again once it is erased, its number too.
 ItemPointerData put_item(Relation rel, PageKind kind, const void *data, size_t bytes);
 char *item_in(Relation rel, char *page, const ItemPointerData &at);
 const char *item_in(Relation rel, const char *page, const ItemPointerData &at, size_t *bytes = nullptr);
 void erase_item(Relation rel, PageKind kind, const ItemPointerData &at);
+// Within a page that is being changed.
+void delete_item(char *page, OffsetNumber offset);
+// For items that may have gone since their address was read: null unless there is one of that size.
+const char *find_item(const char *page, const ItemPointerData &at, size_t min_bytes, size_t *bytes);
+inline bool page_is(const ReadPage &page, PageKind kind)
+{
+    return !page.blank() && page.opaque()->page_id == kPageId && page.opaque()->kind == static_cast<uint8_t>(kind);
+}
 
 inline ItemPointerData no_item()
 {

@@ -31,12 +31,6 @@ public:
     float error(const uint8_t *, float, bool) override { return 0; }
 };
 
-bool poll_interrupts()
-{
-    if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
-    return false;
-}
-
 class Scan {
 public:
     Scan(Relation rel, MemoryContext context) : index_(rel), context_(context) {}
@@ -88,7 +82,8 @@ public:
                 settled_.pop_back();
                 continue;
             }
-            const ItemPointerData tid = take_tid();
+            ItemPointerData tid;
+            if (!take_tid(&tid)) continue;
             last_ = distance;
             scan->xs_heaptid = tid;
             scan->xs_recheck = false;
@@ -116,11 +111,12 @@ private:
             return a.lower > b.lower || (a.lower == b.lower && a.node > b.node);
         }
     };
-    // A node whose heap tuples are returned one after the other: there may be a million of them.
+    // A node whose heap tuples are returned one after the other, and read as they are asked for: there may be a million of them.
     struct Settled {
         double distance;
         uint64_t order;  // of arrival, so that equal distances keep it
         std::vector<ItemPointerData> tids;
+        TidReader chain;  // the rest
         size_t next;
         static bool later(const Settled &a, const Settled &b)
         {
@@ -128,15 +124,22 @@ private:
         }
     };
 
-    ItemPointerData take_tid()
+    // The next heap tuple of the nearest node; false if it had none left.
+    bool take_tid(ItemPointerData *tid)
     {
         Settled &nearest = settled_.front();
-        const ItemPointerData tid = nearest.tids[nearest.next++];
         if (nearest.next == nearest.tids.size()) {
+            nearest.tids.clear();
+            nearest.next = 0;
+            nearest.chain.read(index_, &nearest.tids);
+        }
+        const bool any = nearest.next < nearest.tids.size();
+        if (any) *tid = nearest.tids[nearest.next++];
+        if (nearest.next == nearest.tids.size() && !nearest.chain.more()) {
             std::pop_heap(settled_.begin(), settled_.end(), Settled::later);
             settled_.pop_back();
         }
-        return tid;
+        return any;
     }
 
     // What was met too late for its place comes after everything else: a row too far behind is better than a row too few.
@@ -315,12 +318,12 @@ private:
         const Shape &s = index_.shape();
         tids_.clear();
         float distance = p.distance;
-        ItemPointerData payload;
+        NodeHeader header;
         {
             ReadPage page(index_.rel(), s.block_of(p.node), PageKind::nodes);
             const NodeHeader *n = node_in(page.page(), s, p.node);
             if (!node_answers(n)) return;
-            payload = n->payload;
+            header = *n;
             if (!s.apart) {
                 const uint8_t *code = code_of(n);
                 scorer_->score(&code, 1, &distance);
@@ -331,9 +334,10 @@ private:
                 }
                 if (refines(p)) code_.assign(code, code + s.code_bytes);
             }
-            if (!refines(p)) collect_tids(index_.rel(), n, &tids_);
+            if (!refines(p)) inline_tids(n, &tids_);
         }
-        if (tids_.empty() && !refines(p)) return;
+        TidReader chain(p.node, &header);
+        if (tids_.empty() && !chain.more() && !refines(p)) return;
         if (s.apart && !indifferent_) {
             PageView view(index_, scorer_.get());
             bool counts;
@@ -345,16 +349,24 @@ private:
             }
         }
         if (refines(p)) {
-            refine(p, payload);
+            refine(p, PayloadOf(p.node, &header));
             return;
         }
         std::optional<double> exact = distance;
-        if (p.refined && (!heap_ || is_alone(p)))
+        if (p.refined && (!heap_ || is_alone(p))) {
             exact = end_of(p);  // no nearer than it is: what comes late is measured against this
-        else if (heap_)
+        } else if (heap_) {
+            // The first of its tuples that the snapshot shows tells the distance.
             exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
+            while (!exact && chain.more()) {
+                poll_interrupts();
+                tids_.clear();
+                chain.read(index_, &tids_);
+                exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
+            }
+        }
         if (!exact) return;
-        settled_.push_back({*exact, arrivals_++, tids_, 0});
+        settled_.push_back({*exact, arrivals_++, tids_, chain, 0});
         std::push_heap(settled_.begin(), settled_.end(), Settled::later);
     }
 
@@ -374,7 +386,7 @@ private:
     bool refines(const Pending &p) const { return index_.shape().second_bytes > 0 && !p.refined && !indifferent_; }
 
     // Puts the candidate back with the interval of its second level; not if the level is gone, with its node.
-    void refine(const Pending &p, const ItemPointerData &payload)
+    void refine(const Pending &p, const PayloadOf &payload)
     {
         const Shape &s = index_.shape();
         const size_t skip = s.apart ? s.code_bytes : 0;

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <string>
 
+#include "pg/hnsw/pages.h"
+
 namespace vkv::hnsw {
 
 SpillFile::~SpillFile()
@@ -31,7 +33,11 @@ void *SpillFile::allocate(size_t bytes)
 {
     constexpr size_t kAlign = 64 * 1024;
     bytes = (bytes + kAlign - 1) / kAlign * kAlign;
-    if (file_ < 0) file_ = pg_call([] { return OpenTemporaryFile(false); });
+    if (file_ < 0)
+        file_ = pg_call([] {
+            PrepareTempTablespaces();
+            return OpenTemporaryFile(false);
+        });
     if (temp_file_limit >= 0 && size_ + bytes > static_cast<size_t>(temp_file_limit) * 1024)
         pg_call([] {
             ereport(ERROR,
@@ -39,8 +45,14 @@ void *SpillFile::allocate(size_t bytes)
                      errmsg("temporary file size exceeds \"temp_file_limit\" (%dkB)", temp_file_limit),
                      errhint("Raise maintenance_work_mem, so that less of the hnsw graph is kept in a file, or temp_file_limit.")));
         });
-    const int fd = FileGetRawDesc(file_);
-    const int failed = posix_fallocate(fd, static_cast<off_t>(size_), static_cast<off_t>(bytes));
+    // Where many files are in use, PostgreSQL closes the least recently used ones behind its own numbers. Asking for the size opens
+    // it again.
+    const int fd = pg_call([this] { return FileSize(file_) < 0 ? -1 : FileGetRawDesc(file_); });
+    int failed = fd < 0 ? errno : EINTR;
+    while (fd >= 0 && failed == EINTR) {  // any signal ends it
+        poll_interrupts();
+        failed = posix_fallocate(fd, static_cast<off_t>(size_), static_cast<off_t>(bytes));
+    }
     if (failed != 0)
         pg_call([&] {
             errno = failed;

@@ -14,16 +14,12 @@ namespace vkv::hnsw {
 
 namespace {
 
+constexpr int kPaceAt = 100;  // less than any sensible vacuum_cost_limit
+
 bool contains(const std::vector<uint64_t> &sorted, const ItemPointerData &tid)
 {
     return std::binary_search(sorted.begin(), sorted.end(), pack_tid(tid));
 }
-
-TidsHeader *tids_item(Relation rel, char *page, const ItemPointerData &at)
-{
-    return reinterpret_cast<TidsHeader *>(item_in(rel, page, at));
-}
-ItemPointerData *tids_of(TidsHeader *h) { return reinterpret_cast<ItemPointerData *>(h + 1); }
 
 }  // namespace
 
@@ -35,15 +31,26 @@ Vacuum::Vacuum(Relation rel, IndexBulkDeleteResult *stats)
 void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
 {
     sweep(callback, state);
+    find_leaks();
     if (dead_count_ == 0) return;
     barrier();
     choose_entry();
+    blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
     reach_all();
     repair_nodes();
     reach_all();
+    for (uint32_t node : stale_) strip_dead(node, 0);
     announce_free();
     barrier();
     free_nodes();
+    retire_entry();
+}
+
+// Pages that are read in place cost what a page found in shared buffers costs.
+void Vacuum::pace()
+{
+    if (VacuumCostActive) VacuumCostBalance += VacuumCostPageHit;
+    if (InterruptPending || VacuumCostBalance >= kPaceAt) pg_call([] { compat::vacuum_delay(); });
 }
 
 void Vacuum::set_dead(uint32_t node)
@@ -66,32 +73,15 @@ void Vacuum::sweep(IndexBulkDeleteCallback callback, void *state)
         if (block >= blocks_) break;
         pg_call([] { compat::vacuum_delay(); });
         sweep_page(block, callback, state);
+        check_items();
     }
 }
 
-void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, void *state)
+// Which of the tuples are gone, sorted.
+std::vector<uint64_t> Vacuum::judge(const std::vector<ItemPointerData> &tids, IndexBulkDeleteCallback callback, void *state)
 {
     std::vector<uint64_t> gone;
-    std::vector<ItemPointerData> tids;
-    {
-        ReadPage page(index_.rel(), block);
-        if (page.blank()) return;
-        if (page.opaque()->page_id != kPageId) corrupted(index_.rel(), block, "not a page of an hnsw index");
-        if (page.opaque()->kind != static_cast<uint8_t>(PageKind::nodes)) return;
-        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
-            const uint32_t id = shape_.node_at(block, slot);
-            const NodeHeader *n = node_in(page.page(), shape_, id);
-            if (!node_used(n)) continue;
-            if (n->flags & kNodeDead) {
-                set_dead(id);  // left by a vacuum that did not end
-                continue;
-            }
-            const size_t from = tids.size();
-            collect_tids(index_.rel(), n, &tids);
-            if (tids.size() == from) gone.push_back(0);  // a node without tuples: look at the page again
-        }
-    }
-    for (ItemPointerData &tid : tids) {
+    for (ItemPointerData tid : tids) {
         const bool dead_tuple = pg_call([&] { return callback(&tid, state); });
         if (dead_tuple) {
             gone.push_back(pack_tid(tid));
@@ -100,18 +90,68 @@ void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, voi
             stats_->num_index_tuples += 1;
         }
     }
-    if (!gone.empty()) {
-        std::sort(gone.begin(), gone.end());
-        remove_tids(block, gone);
-    }
+    std::sort(gone.begin(), gone.end());
+    return gone;
 }
 
-// Takes the gone tuples out of the page's nodes: chains first, one item at a time, then what lies in the nodes.
+void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, void *state)
+{
+    std::vector<ItemPointerData> tids;
+    std::vector<std::pair<uint32_t, TidReader>> chains;
+    std::vector<std::pair<int, uint32_t>> linked;  // level, node
+    bool look = false;                             // whether a node may have lost its last tuple
+    {
+        ReadPage page(index_.rel(), block);
+        if (!page.blank() && page.opaque()->page_id != kPageId) corrupted(index_.rel(), block, "not a page of an hnsw index");
+        note_leaks(page, block);
+        if (!page_is(page, PageKind::nodes)) return;
+        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
+            const uint32_t id = shape_.node_at(block, slot);
+            const NodeHeader *n = node_in(page.page(), shape_, id);
+            if (!node_used(n)) continue;
+            if (n->flags & kNodeDead) {
+                set_dead(id);  // left by a vacuum that did not end
+                continue;
+            }
+            inline_tids(n, &tids);
+            if (is_item(n->more_tids)) chains.emplace_back(id, TidReader(id, n));
+            look |= n->tid_count == 0 && !is_item(n->more_tids);
+            if (!(n->flags & kNodePending)) linked.emplace_back(n->level, id);
+        }
+    }
+    for (auto &[node, chain] : chains) look |= sweep_chain(node, &chain, callback, state);
+    const std::vector<uint64_t> gone = judge(tids, callback, state);
+    if (look || !gone.empty()) remove_tids(block, gone);
+    for (const auto &[level, id] : linked)
+        if (level > best_level_ && !dead(id)) {
+            best_level_ = level;
+            best_node_ = id;
+        }
+}
+
+// The tuples in a node's chain, an item at a time. True if any is gone.
+bool Vacuum::sweep_chain(uint32_t node, TidReader *chain, IndexBulkDeleteCallback callback, void *state)
+{
+    bool any = false;
+    std::vector<ItemPointerData> tids;
+    ItemPointerData at, previous = no_item();
+    while (tids.clear(), chain->read(index_, &tids, &at)) {
+        pg_call([] { compat::vacuum_delay(); });
+        chained_.insert(pack_tid(at));
+        const std::vector<uint64_t> gone = judge(tids, callback, state);
+        if (gone.empty() && !tids.empty()) {
+            previous = at;
+            continue;
+        }
+        any = true;
+        remove_from_item(index_, node, at, gone, &previous);
+    }
+    return any;
+}
+
+// Takes the gone tuples out of the page's nodes, and marks those that have none left.
 void Vacuum::remove_tids(BlockNumber block, const std::vector<uint64_t> &gone)
 {
-    for (uint32_t slot = 0; slot < shape_.per_page; ++slot)
-        while (remove_from_chain(shape_.node_at(block, slot), gone)) {
-        }
     WritePages pages(index_.rel());
     char *page = pages.lock(block, PageKind::nodes);
     bool changed = false;
@@ -132,82 +172,46 @@ void Vacuum::remove_tids(BlockNumber block, const std::vector<uint64_t> &gone)
     if (changed) pages.commit();
 }
 
-// Cleans the chain of a node up to the first item that runs empty, and unlinks that one. True if it must be called again.
-bool Vacuum::remove_from_chain(uint32_t node, const std::vector<uint64_t> &gone)
-{
-    ItemPointerData at;
-    {
-        ReadPage page(index_.rel(), shape_.block_of(node), PageKind::nodes);
-        const NodeHeader *n = node_in(page.page(), shape_, node);
-        if (!node_answers(n) || !is_item(n->more_tids)) return false;
-        at = n->more_tids;
-    }
-    ItemPointerData previous = no_item();
-    while (is_item(at)) {
-        WritePages pages(index_.rel());
-        // The node's page is locked first whatever changes: it is what serialises writers of the chain.
-        NodeHeader *n = node_in(pages.lock(shape_.block_of(node), PageKind::nodes), shape_, node);
-        if (!is_item(previous) && !ItemPointerEquals(&n->more_tids, &at)) return true;  // an insertion put an item before it
-        char *page = pages.lock(ItemPointerGetBlockNumber(&at), PageKind::tids);
-        TidsHeader *h = tids_item(index_.rel(), page, at);
-        auto *end = std::remove_if(tids_of(h), tids_of(h) + h->count, [&](const ItemPointerData &t) { return contains(gone, t); });
-        const auto count = static_cast<uint16_t>(end - tids_of(h));
-        const ItemPointerData next = h->next;
-        if (count > 0) {
-            if (count != h->count) {
-                h->count = count;
-                pages.commit();
-            }
-            previous = at;
-            at = next;
-            continue;
-        }
-        if (!is_item(previous)) {
-            n->more_tids = next;
-        } else if (ItemPointerGetBlockNumber(&previous) == ItemPointerGetBlockNumber(&at)) {
-            tids_item(index_.rel(), page, previous)->next = next;
-        } else {
-            char *other = pages.lock(ItemPointerGetBlockNumber(&previous), PageKind::tids);
-            tids_item(index_.rel(), other, previous)->next = next;
-        }
-        PageIndexTupleDeleteNoCompact(page, ItemPointerGetOffsetNumber(&at));
-        pages.commit();
-        give_room(index_.rel(), PageKind::tids, ItemPointerGetBlockNumber(&at));
-        return true;
-    }
-    return false;
-}
-
 void Vacuum::barrier() { PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock); }
 
-void Vacuum::find_highest()
-{
-    for (BlockNumber block = 1; block < blocks_; ++block) {
-        ReadPage page(index_.rel(), block);
-        if (page.blank() || page.opaque()->kind != static_cast<uint8_t>(PageKind::nodes)) continue;
-        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
-            const uint32_t id = shape_.node_at(block, slot);
-            const NodeHeader *n = node_in(page.page(), shape_, id);
-            if (node_answers(n) && n->level > best_level_) {
-                best_level_ = n->level;
-                best_node_ = id;
-            }
-        }
-    }
-}
-
+// What the sweep met lives on: nodes die by vacuum only. Higher nodes that were added since have become the entry themselves,
+// unless the dead one was higher: their upper lists wait for the next vacuum.
 void Vacuum::choose_entry()
 {
-    if (!dead(index_.entry().node)) return;
-    PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);  // no insertion runs: every live node is whole, and none is added
-    blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
-    find_highest();
+    const Entry now = index_.entry();
+    if (now.node == kNoNode || (!dead(now.node) && now.level >= best_level_)) return;
+    PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);  // no insertion runs
     WritePages pages(index_.rel());
     MetaPage *meta = meta_of(pages.lock(kMetaBlock, PageKind::meta));
-    if (!dead(meta->entry)) return;
+    if (!dead(meta->entry) && meta->entry_level >= best_level_) return;
+    if (best_node_ == kNoNode) {
+        // Insertions since the sweep, if there were any, are linked from the entry: it is kept.
+        kept_entry_ = meta->entry;
+        dead_[kept_entry_] = false;
+        return;
+    }
     meta->entry = best_node_;
     meta->entry_level = best_level_;
     pages.commit();
+}
+
+// An entry point that was kept goes too, if no insertion has come to link from it.
+void Vacuum::retire_entry()
+{
+    if (kept_entry_ == kNoNode) return;
+    {
+        PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);
+        WritePages pages(index_.rel());
+        const NodeHeader *n = node_in(pages.lock(shape_.block_of(kept_entry_), PageKind::nodes), shape_, kept_entry_);
+        MetaPage *meta = meta_of(pages.lock(kMetaBlock, PageKind::meta));
+        if (meta->entry != kept_entry_ || !node_used(n) || !(n->flags & kNodeDead) || n->links > 0) return;
+        meta->entry = kNoNode;
+        meta->entry_level = -1;
+        meta->free_epoch++;
+        pages.commit();
+    }
+    set_dead(kept_entry_);
+    free_page(shape_.block_of(kept_entry_));
 }
 
 void Vacuum::announce_free()
@@ -222,6 +226,7 @@ void Vacuum::free_nodes()
     for (BlockNumber block = 1; block < blocks_; ++block) {
         bool any = false;
         for (uint32_t slot = 0; slot < shape_.per_page; ++slot) any |= dead(shape_.node_at(block, slot));
+        poll_interrupts();
         if (!any) continue;
         pg_call([] { compat::vacuum_delay(); });
         free_page(block);
@@ -261,7 +266,9 @@ void Vacuum::free_parts(uint64_t hash, uint32_t node, const ItemPointerData &upp
         ItemPointerData next;
         {
             ReadPage page(index_.rel(), ItemPointerGetBlockNumber(&at), PageKind::payload);
-            next = reinterpret_cast<const PayloadHeader *>(item_in(index_.rel(), page.page(), at))->next;
+            const auto *h = reinterpret_cast<const PayloadHeader *>(item_in(index_.rel(), page.page(), at));
+            if (h->node != node) corrupted(index_.rel(), ItemPointerGetBlockNumber(&at), "the payload of another node");
+            next = h->next;
         }
         erase_item(index_.rel(), PageKind::payload, at);
         at = next;

@@ -1,16 +1,20 @@
 // One vacuum of an index, in the order in which it happens:
 //   sweep      heap tuples that are gone leave their nodes; a node left with none is marked dead
-//   barrier    every insertion that may not have seen the marks ends
-//   entry      a dead entry point gives way to the highest live node
+//   leaks      what a crash left in no list and under no node is found and freed (vacuum_leaks.cpp)
+//   barrier    every insertion that may not have seen the marks ends; what it wrote, on whatever page, is seen by the next steps
+//   entry      a dead entry point gives way to the highest live node that the sweep met
 //   reach      live nodes that no path over live nodes leads to are attached: from here on the dead are not needed any more
 //   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp); links between live nodes stay,
-//   or can be made up for reach      once more, for what insertions did meanwhile barrier    every insertion ends that may still
-//   have dead nodes in hand; searches notice by the epoch in the meta page free       dead nodes become free slots; nothing leads
-//   to them any more
+//              or can be made up for; then the nodes newly linked to are offered a link back, as after an insertion
+//   reach      once more, for what insertions did meanwhile (vacuum_reach.cpp); links to dead nodes that are left go
+//   barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page
+//   free       dead nodes become free slots; nothing leads to them any more
 // A vacuum that is cancelled or killed in between leaves an index that answers as before; the next one goes on with what it finds
-// marked.
+// marked. Every loop calls pace() for each page or list that it reads: interrupts, and the delay that vacuum's costs ask for.
 #pragma once
 
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "pg/hnsw/linker.h"
@@ -24,32 +28,66 @@ public:
     void run(IndexBulkDeleteCallback callback, void *state);
 
 private:
+    struct NewLink {
+        uint32_t to;
+        int level;
+        uint32_t from;
+        auto operator<=>(const NewLink &) const = default;
+    };
+
+    struct SeenItem {
+        PageKind kind;
+        ItemPointerData at;
+        uint32_t node;
+    };
+
     // vacuum.cpp
     void sweep(IndexBulkDeleteCallback callback, void *state);
     void sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, void *state);
+    std::vector<uint64_t> judge(const std::vector<ItemPointerData> &tids, IndexBulkDeleteCallback callback, void *state);
+    bool sweep_chain(uint32_t node, TidReader *chain, IndexBulkDeleteCallback callback, void *state);
     void remove_tids(BlockNumber block, const std::vector<uint64_t> &gone);
-    bool remove_from_chain(uint32_t node, const std::vector<uint64_t> &gone);
     void barrier();
     void choose_entry();
-    void find_highest();
+    void retire_entry();
     void announce_free();
     void free_nodes();
     void free_page(BlockNumber block);
     void free_parts(uint64_t hash, uint32_t node, const ItemPointerData &upper, const ItemPointerData &payload);
+    // vacuum_leaks.cpp
+    void note_leaks(const ReadPage &page, BlockNumber block);
+    void note_items(const ReadPage &page, BlockNumber block, PageKind kind);
+    bool has_room(const ReadPage &page, PageKind kind) const;
+    void check_items();
+    void find_leaks();
+    void free_items();
+    bool belongs(PageKind kind, const ItemPointerData &item);
+    void forget_stale_hashes();
+    void free_pages();
     // vacuum_repair.cpp
     void repair_nodes();
     void repair_page(BlockNumber block);
     void repair_upper(BlockNumber block);
+    void repair(uint32_t node, int level, std::vector<uint32_t> before);
+    void remember_new(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after);
     std::vector<uint32_t> repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list);
+    static bool wants_search(int level, double lost);
+    const std::vector<uint32_t> &stand_ins_of(uint32_t node, int level);
     void keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
     void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
     void candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out);
+    void link_back();
+    bool offer_links(uint32_t node, int level, const std::vector<uint32_t> &newcomers);
+    // vacuum_reach.cpp
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
+    void attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached);
+    void strip_dead(uint32_t node, int level);
 
     bool dead(uint32_t node) const { return node < dead_.size() && dead_[node]; }
     void set_dead(uint32_t node);
     bool has_dead(const uint32_t *list, uint32_t n) const;
+    void pace();
 
     Index index_;
     const Shape &shape_;
@@ -60,8 +98,17 @@ private:
     BlockNumber blocks_ = 0;
     std::vector<bool> dead_;  // by node id
     uint64_t dead_count_ = 0;
-    uint32_t best_node_ = kNoNode;  // the highest live node
+    uint32_t best_node_ = kNoNode;  // the highest live node that the sweep met
     int best_level_ = -1;
+    uint32_t kept_entry_ = kNoNode;  // a dead entry point that nothing could take the place of
+    std::vector<NewLink> new_links_;
+    std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
+    std::vector<SeenItem> seen_items_;
+    std::vector<std::pair<PageKind, ItemPointerData>> loose_items_;
+    std::unordered_set<uint64_t> chained_;  // items of tids that the sweep's chains led to
+    std::vector<std::pair<PageKind, BlockNumber>> roomy_pages_, hash_pages_;
+    std::vector<BlockNumber> blank_pages_;
+    std::vector<uint32_t> stale_;  // live nodes that a flood saw links to the dead in
 };
 
 }  // namespace vkv::hnsw

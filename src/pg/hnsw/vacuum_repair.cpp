@@ -1,9 +1,9 @@
 // Vacuum, second half: the graph without its dead nodes.
 //
-// A list that lost links keeps its live ones and is filled from the lists of the nodes it lost, by the same heuristic that made it
-// (Singh et al. 2021, FreshDiskANN, section 4.2, with the live links kept). That touches only pages around the node. A list that
-// lost more than a quarter is chosen anew from both; where half of it or more is gone, a search adds what the neighbourhood cannot
-// give.
+// A list that lost links is chosen anew, by the heuristic that made it, from the links that are left and from the nodes that stand
+// in for those that are lost (Singh et al. 2021, FreshDiskANN, section 4.2): mostly pages around the node. None of these may be
+// left out for being far: the few links between groups of rows are what the rest is found by. Where much is gone, a search adds
+// what the neighbourhood cannot give. Then every node that was newly linked to is offered the link back.
 
 #include <algorithm>
 #include <unordered_set>
@@ -15,13 +15,17 @@ namespace vkv::hnsw {
 namespace {
 
 constexpr uint32_t kFewLinks = 8;
-constexpr auto kNever = [] { return false; };
+constexpr size_t kFewStandIns = 3, kStandIns = 8;
+constexpr size_t kStandInBytes = 150;  // of memory, about
 
 }  // namespace
 
 void Vacuum::repair_nodes()
 {
+    const size_t memory = static_cast<size_t>(maintenance_work_mem) * 1024 / 4;
     for (BlockNumber block = 1; block < blocks_; ++block) {
+        if (new_links_.size() * sizeof(NewLink) > memory) link_back();
+        if (stand_ins_.size() * kStandInBytes > memory) stand_ins_.clear();
         PageKind kind{};
         {
             ReadPage page(index_.rel(), block);
@@ -36,6 +40,8 @@ void Vacuum::repair_nodes()
             continue;
         pg_call([] { compat::vacuum_delay(); });
     }
+    link_back();
+    stand_ins_.clear();
 }
 
 void Vacuum::repair_page(BlockNumber block)
@@ -58,22 +64,23 @@ void Vacuum::repair_page(BlockNumber block)
     }
     if (changes.empty()) return;
     for (Change &c : changes) c.after = repaired_list(c.node, 0, c.before);
+    std::vector<Change *> late;
     WritePages pages(index_.rel());
     char *page = pages.lock(block, PageKind::nodes);
-    for (const Change &c : changes) {
+    for (Change &c : changes) {
         NodeHeader *n = node_in(page, shape_, c.node);
         if (!node_answers(n)) continue;
         uint32_t *list = links_of(n, shape_);
-        const uint32_t count = std::min<uint32_t>(n->links, shape_.max_links(0));
-        if (count == c.before.size() && std::equal(c.before.begin(), c.before.end(), list)) {
-            std::copy(c.after.begin(), c.after.end(), list);
-            n->links = static_cast<uint8_t>(c.after.size());
-        } else {  // an insertion changed it: what it wrote stays, the dead go
-            uint32_t *end = std::remove_if(list, list + count, [this](uint32_t id) { return dead(id); });
-            n->links = static_cast<uint8_t>(end - list);
+        if (n->links != c.before.size() || !std::equal(c.before.begin(), c.before.end(), list)) {
+            late.push_back(&c);  // an insertion changed it
+            continue;
         }
+        std::copy(c.after.begin(), c.after.end(), list);
+        n->links = static_cast<uint8_t>(c.after.size());
+        remember_new(c.node, 0, c.before, c.after);
     }
     pages.commit();
+    for (const Change *c : late) repair(c->node, 0, c->before);
 }
 
 void Vacuum::repair_upper(BlockNumber block)
@@ -99,54 +106,96 @@ void Vacuum::repair_upper(BlockNumber block)
             }
         }
     }
-    for (Work &w : work)
-        for (int tries = 0; tries < 10; ++tries) {
-            if (linker_.replace(w.node, w.level, w.list, repaired_list(w.node, w.level, w.list))) break;
-            std::vector<uint32_t> now(view_.max_links());
-            const uint32_t n = view_.neighbors(w.node, w.level, now.data());
-            if (!has_dead(now.data(), n)) break;
-            w.list.assign(now.begin(), now.begin() + n);
+    for (Work &w : work) repair(w.node, w.level, std::move(w.list));
+}
+
+void Vacuum::repair(uint32_t node, int level, std::vector<uint32_t> before)
+{
+    constexpr int kTries = 10;
+    std::vector<uint32_t> now(view_.max_links());
+    for (int tries = 0; tries < kTries; ++tries) {
+        const std::vector<uint32_t> after = repaired_list(node, level, before);
+        if (linker_.replace(node, level, before, after)) {
+            remember_new(node, level, before, after);
+            return;
         }
+        const uint32_t n = view_.neighbors(node, level, now.data());
+        if (!has_dead(now.data(), n)) return;
+        before.assign(now.begin(), now.begin() + n);
+    }
+    strip_dead(node, level);
+}
+
+void Vacuum::remember_new(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after)
+{
+    for (uint32_t id : after)
+        if (std::find(before.begin(), before.end(), id) == before.end()) new_links_.push_back({id, level, node});
 }
 
 std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list)
 {
-    std::vector<uint32_t> live, fresh, links(view_.max_links());
-    for (uint32_t id : list)
-        if (!dead(id)) live.push_back(id);
+    std::vector<uint32_t> live, fresh;
+    for (uint32_t id : list) {
+        if (!dead(id)) {
+            live.push_back(id);
+            continue;
+        }
+        const std::vector<uint32_t> &stand_ins = stand_ins_of(id, level);
+        fresh.insert(fresh.end(), stand_ins.begin(), stand_ins.end());
+    }
     search_.visited.clear();
     search_.visited.insert(node);
     for (uint32_t id : live) search_.visited.insert(id);
-    for (uint32_t id : list) {
-        if (!dead(id)) continue;
-        // The first half of a list: the heuristic's choice comes first.
-        const uint32_t n = std::min(view_.neighbors(id, level, links.data()), std::max(shape_.max_links(level) / 2, kFewLinks));
-        for (uint32_t i = 0; i < n; ++i)
-            if (!dead(links[i]) && search_.visited.insert(links[i])) fresh.push_back(links[i]);
-    }
+    std::erase_if(fresh, [this](uint32_t id) { return !search_.visited.insert(id); });
     std::vector<uint8_t> code;
     if (!view_.copy_code(node, &code)) return live;
     auto scorer = index_.codec().query_code(code.data());
     view_.set_scorer(scorer.get());
     std::vector<graph::Candidate> candidates;
     score(fresh, &candidates);
-    if (live.size() * 2 <= list.size()) candidates_by_search(node, level, live, &candidates);
-    // Only the nearest can be taken.
-    const size_t near = std::min(candidates.size(), Linker::candidates_for(list.size() - live.size()));
-    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(near), candidates.end());
-    candidates.resize(near);
-    if (live.size() * 4 > list.size() * 3) {
-        linker_.fill(&live, candidates, list.size());
-    } else {  // much is gone: what is left is weighed again together with what may come
-        score(live, &candidates);
-        std::sort(candidates.begin(), candidates.end());
-        std::vector<uint32_t> chosen;
-        for (const graph::Candidate &c : linker_.choose(candidates, list.size())) chosen.push_back(c.id);
-        if (level == 0) keep_paths(live, &chosen);
-        live = std::move(chosen);
-    }
+    if (wants_search(level, 1 - static_cast<double>(live.size()) / static_cast<double>(list.size())))
+        candidates_by_search(node, level, live, &candidates);
+    score(live, &candidates);
     view_.set_scorer(nullptr);
-    return live;
+    std::sort(candidates.begin(), candidates.end());
+    std::vector<uint32_t> chosen;
+    for (const graph::Candidate &c : linker_.choose(candidates, list.size())) chosen.push_back(c.id);
+    if (level == 0) keep_paths(live, &chosen);
+    return chosen;
+}
+
+// A search costs more than all the rest. Levels above have few nodes. On level 0 it is worth it where much is gone; where little
+// is, some nodes are searched for by chance, so that what many vacuums take is noticed in the end.
+bool Vacuum::wants_search(int level, double lost)
+{
+    constexpr double kMuch = 0.5, kChance = 0.25;
+    return level > 0 || lost >= kMuch || pg_prng_double(&pg_global_prng_state) < kChance * lost;
+}
+
+// The live nodes that stand in for a dead one: those it links to; where there are few, as in the middle of what was deleted whole,
+// the nearest that a walk from it finds.
+const std::vector<uint32_t> &Vacuum::stand_ins_of(uint32_t node, int level)
+{
+    auto [at, added] = stand_ins_.try_emplace(static_cast<uint64_t>(node) << 8 | static_cast<uint64_t>(level));
+    std::vector<uint32_t> &found = at->second;
+    if (!added) return found;
+    pace();
+    std::vector<uint32_t> links(view_.max_links());
+    // The first half of a list: the heuristic's choice comes first.
+    const uint32_t n = std::min(view_.neighbors(node, level, links.data()), std::max(shape_.max_links(level) / 2, kFewLinks));
+    for (uint32_t i = 0; i < n; ++i)
+        if (!dead(links[i])) found.push_back(links[i]);
+    if (found.size() >= kFewStandIns) return found;
+    std::vector<uint8_t> code;
+    if (!view_.copy_code(node, &code)) return found;
+    auto scorer = index_.codec().query_code(code.data());
+    view_.set_scorer(scorer.get());
+    graph::enter(view_, search_, &node, 1, kStandIns);
+    graph::search_layer(view_, search_, level, poll_interrupts);
+    view_.set_scorer(nullptr);
+    for (const auto &e : search_.pool.entries())
+        if (e.counts && !dead(e.id) && std::find(found.begin(), found.end(), e.id) == found.end()) found.push_back(e.id);
+    return found;
 }
 
 // What only this list leads to stays in it, in the place of the last link that is new.
@@ -176,9 +225,9 @@ void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<ui
 {
     const Entry entry = index_.entry();
     if (entry.node == kNoNode || entry.level < level) return;
-    const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, kNever), entry.node};
+    const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, poll_interrupts), entry.node};
     graph::enter(view_, search_, from, 2, shape_.ef_construction);
-    graph::search_layer(view_, search_, level, kNever);
+    graph::search_layer(view_, search_, level, poll_interrupts);
     std::unordered_set<uint32_t> seen(known.begin(), known.end());
     seen.insert(node);
     for (const graph::Candidate &c : *out) seen.insert(c.id);
@@ -186,50 +235,49 @@ void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<ui
         if (e.counts && !dead(e.id) && seen.insert(e.id).second) out->push_back({e.distance, e.id});
 }
 
-void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
+// X was linked to Y: then Y may want X, as it would had X been inserted now. All that one node is offered is weighed at once.
+void Vacuum::link_back()
 {
-    auto mark = [&](uint32_t id) {
-        if (id >= reached.size()) reached.resize(id + 1);
-        if (reached[id]) return false;
-        reached[id] = true;
-        return true;
-    };
-    std::vector<uint32_t> queue{from}, links(view_.max_links());
-    mark(from);
-    for (size_t head = 0; head < queue.size(); ++head) {
-        const uint32_t n = view_.neighbors(queue[head], 0, links.data());
-        for (uint32_t i = 0; i < n; ++i)
-            if (mark(links[i]) && !dead(links[i])) queue.push_back(links[i]);
-    }
-}
-
-void Vacuum::reach_all()
-{
-    const Entry entry = index_.entry();
-    if (entry.node == kNoNode) return;
-    std::vector<bool> reached(static_cast<size_t>(blocks_) * shape_.per_page);
-    flood(entry.node, reached);
-    std::vector<uint8_t> code;
-    for (BlockNumber block = 1; block < blocks_; ++block) {
-        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
-            const uint32_t id = shape_.node_at(block, slot);
-            if (reached[id] || dead(id)) continue;
-            bool lost = false;
-            const bool used =
-                view_.peek(id, [&](const NodeHeader *n, const uint8_t *) { lost = node_answers(n) && !(n->flags & kNodePending); });
-            if (!used || !lost || !view_.copy_code(id, &code)) continue;
-            auto scorer = index_.codec().query_code(code.data());
-            view_.set_scorer(scorer.get());
-            std::vector<graph::Candidate> found;
-            candidates_by_search(id, 0, {}, &found);
-            view_.set_scorer(nullptr);
-            std::erase_if(found, [&](const graph::Candidate &c) { return c.id >= reached.size() || !reached[c.id]; });
-            found.push_back({0, entry.node});  // if all else fails
-            for (size_t i = 0; i < found.size(); ++i)
-                if (linker_.force(found[i].id, id)) break;
-            flood(id, reached);
+    std::sort(new_links_.begin(), new_links_.end());
+    std::vector<uint32_t> newcomers;
+    for (size_t i = 0; i < new_links_.size();) {
+        const uint32_t to = new_links_[i].to;
+        const int level = new_links_[i].level;
+        newcomers.clear();
+        for (; i < new_links_.size() && new_links_[i].to == to && new_links_[i].level == level; ++i)
+            newcomers.push_back(new_links_[i].from);
+        for (int tries = 0; tries < 3 && !offer_links(to, level, newcomers); ++tries) {
         }
     }
+    new_links_.clear();
+}
+
+// False if somebody else changed the list meanwhile.
+bool Vacuum::offer_links(uint32_t node, int level, const std::vector<uint32_t> &newcomers)
+{
+    pace();
+    std::vector<uint32_t> before(view_.max_links());
+    before.resize(view_.neighbors(node, level, before.data()));
+    std::vector<uint32_t> after = before;
+    for (uint32_t id : newcomers)
+        if (std::find(before.begin(), before.end(), id) == before.end()) after.push_back(id);
+    if (after.size() == before.size()) return true;
+    const uint32_t max = shape_.max_links(level);
+    if (after.size() > max) {
+        std::vector<uint8_t> code;
+        if (!view_.copy_code(node, &code)) return true;
+        auto scorer = index_.codec().query_code(code.data());
+        view_.set_scorer(scorer.get());
+        std::vector<graph::Candidate> candidates;
+        score(after, &candidates);
+        view_.set_scorer(nullptr);
+        std::sort(candidates.begin(), candidates.end());
+        after.clear();
+        for (const graph::Candidate &c : linker_.choose(candidates, max)) after.push_back(c.id);
+        if (level == 0) keep_paths(before, &after);
+        if (after == before) return true;
+    }
+    return linker_.replace(node, level, before, after);
 }
 
 }  // namespace vkv::hnsw

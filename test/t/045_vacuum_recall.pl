@@ -1,0 +1,48 @@
+# After deletions and vacuum an index answers about as well as one that is built anew from what is left: also where whole groups of
+# rows went, in one pass or in several, and with short lists of links.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use VectorKV;
+
+my $node = new_node('vacuum_recall');
+load_sample($node, 'items', 'vector');
+load_queries($node, 'queries', 'vector');
+more_rows($node, 'dense', 'items', 'queries', 3);
+# A row belongs to the nearest of twenty rows; groups go one after the other.
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE grouped AS SELECT d.*, percent_rank() OVER (ORDER BY hashint4(c), d.id) AS whole, (hashint4(d.id) & 1023) / 1024.0 AS scattered
+  FROM dense d JOIN LATERAL (SELECT p.id AS c FROM items p WHERE p.id % 200 = 3 ORDER BY p.embedding <=> d.embedding LIMIT 1) g ON true;
+ALTER TABLE grouped ALTER embedding TYPE vector(384);
+SQL
+
+sub after_deletions
+{
+	my ($m, $order, $share, $passes, $margin) = @_;
+	my $name = "m = $m, $share of the rows by $order in $passes";
+	$node->safe_psql('postgres', "DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT * FROM grouped ORDER BY id; CREATE INDEX t_idx ON t USING hnsw (embedding vector_cosine_ops) WITH (m = $m)");
+	foreach my $pass (1 .. $passes)
+	{
+		$node->safe_psql('postgres', "DELETE FROM t WHERE \"$order\" < $share * $pass / $passes");
+		$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP ON) t');
+	}
+	ok_sound($node, 't_idx', "$name: sound");
+	remember_exact($node, 'exact', 't', 'queries', 'cosine');
+	my @ef = map { [ settings => ["hnsw.ef_search = $_"] ] } (40, 100);
+	my @vacuumed = map { recall($node, 'exact', 't', 'queries', 'cosine', @$_) } @ef;
+	$node->safe_psql('postgres', 'REINDEX INDEX t_idx');
+	foreach my $i (0, 1)
+	{
+		my $fresh = recall($node, 'exact', 't', 'queries', 'cosine', @{ $ef[$i] });
+		ok_recall($vacuumed[$i], $fresh - $margin, "$name: $ef[$i][1][0], a new one's $fresh");
+	}
+	return;
+}
+
+# The margins are four times what two builds of the same rows differ by.
+after_deletions(4, 'whole', 0.75, 1, 0.07);
+after_deletions(16, 'scattered', 0.5, 2, 0.025);
+
+done_testing();
