@@ -210,8 +210,7 @@ private:
             const uint8_t *tile = slot(slots[i]);
             selection.next = i + 1 < slots.size() ? slot(slots[i + 1]) : nullptr;
             const auto &header = *reinterpret_cast<const kv::TileHeader *>(tile);
-            const kv::TileShape shape{static_cast<kv::Codec>(header.codec), header.flags, header.dim_k, header.dim_v, header.heads};
-            worker->sum.add(worker->queries, kv::view_tile(tile, kv::tile_bytes(shape, header.tokens)), selection);
+            worker->sum.add(worker->queries, kv::view_tile(tile, kv::tile_bytes(kv::shape_of(header), header.tokens)), selection);
         }
     }
 

@@ -56,8 +56,7 @@ CopyRound::Facts check_tile(const void *slab, const Entry &entry, const TileKind
     if (header.id != entry.id || header.first != static_cast<uint32_t>(entry.first) || header.tokens != entry.tokens ||
         header.head != entry.head)
         bad(entry, "is not the one that was named");
-    const kv::TileShape shape{static_cast<kv::Codec>(header.codec), header.flags, header.dim_k, header.dim_v, header.heads};
-    const size_t bytes = kv::tile_bytes(shape, header.tokens);
+    const size_t bytes = kv::tile_bytes(kv::shape_of(header), header.tokens);
     if (bytes > kSlabBytes) bad(entry, "is larger than a slab");
     try {
         kv::view_tile(slab, bytes);

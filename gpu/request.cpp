@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/kv/attend.h"
 #include "core/kv/tile.h"
 
 namespace vkv::gpu {
@@ -41,16 +42,13 @@ void copy_out(const uint8_t *area, uint64_t at, uint32_t count, std::vector<T> *
     if (count) std::memcpy(out->data(), area + at, count * sizeof(T));
 }
 
-// Sums the exponents that no finite number has; plain, so that the compiler makes vectors of it.
-bool all_finite(const uint8_t *floats, uint64_t count)
+// Places are aligned, so rows are read where they lie; what a client writes there meanwhile harms its answer alone.
+bool all_fit(const AttendRequest &r, const uint8_t *area, uint64_t floats)
 {
-    uint32_t bad = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        std::memcpy(&bits, floats + 4 * i, 4);
-        bad |= (bits & 0x7F800000u) == 0x7F800000u;
-    }
-    return bad == 0;
+    const auto *q = reinterpret_cast<const float *>(area + r.queries_at);
+    for (const float *end = q + floats; q < end; q += r.dim_k)
+        if (!kv::query_fits(q, static_cast<int>(r.dim_k), r.scale)) return false;
+    return true;
 }
 
 void check_geometry(const AttendRequest &r)
@@ -181,8 +179,8 @@ void read_attend(const uint8_t *area, const RequestHeader &header, AttendParts *
     copy_out(area, r.spans_at, r.spans, &out->spans);
     copy_out(area, r.entries_at, r.entries, &out->entries);
     check_spans(*out);
-    require(all_finite(area + r.queries_at, uint64_t{r.items} * r.kv_heads * out->query_floats()),
-            "queries are not finite, among numbers", uint64_t{r.items} * r.kv_heads * out->query_floats());
+    const uint64_t floats = uint64_t{r.items} * r.kv_heads * out->query_floats();
+    require(all_fit(r, area, floats), "queries are not finite or too large, among numbers", floats);
 }
 
 NearestRequest read_nearest(const uint8_t *area, const RequestHeader &header)

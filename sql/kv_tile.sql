@@ -121,7 +121,7 @@ SELECT what, regexp_replace(pg_temp.attempt(format('SELECT (%L)::kv.tile IS NULL
   FROM wire, LATERAL (VALUES (1, 'as it is', bytes), (2, 'empty', '\x'), (3, 'cut', substr(bytes, 1, 20)), (4, 'without its end', substr(bytes, 1, length(bytes) - 1)), (5, 'longer', bytes || '\x00'),
     (6, 'magic', set_byte(bytes, 0, 2)), (7, 'codec', set_byte(bytes, 2, 99)), (8, 'flags', set_byte(bytes, 3, 255)), (9, 'no tokens', set_byte(bytes, 4, 0)), (10, 'more tokens', set_byte(bytes, 4, 200)),
     (11, 'head', set_byte(bytes, 10, 1)), (12, 'position', set_byte(bytes, 19, 255)), (13, 'checksum', set_byte(bytes, 20, get_byte(bytes, 20) # 1)), (14, 'codes', set_byte(bytes, 36, get_byte(bytes, 36) # 1)),
-    (15, 'reserved', set_byte(bytes, 14, 1))) AS t(i, what, value) ORDER BY i;
+    (15, 'means', set_byte(bytes, 14, 17)), (16, 'reserved', set_byte(bytes, 24, 1))) AS t(i, what, value) ORDER BY i;
 SELECT pg_temp.attempt(format('SELECT %L::kv.tile', value)) FROM unnest(ARRAY['', 'x', '\x', '\x0', '\xzz', '\x01']) WITH ORDINALITY AS t(value, i) ORDER BY i;
 
 -- COPY ... FROM PROGRAM of a file with one row of one column that holds these bytes
@@ -175,3 +175,15 @@ PREPARE encoded(kv.tensor, kv.tensor, text) AS SELECT count(*), sum(kv.tokens(t)
 EXECUTE encoded('{{1,2},{3,4}}', '{{1},{2}}', 'int2');
 EXECUTE encoded('{{1,2},{3,4}}', NULL, 'int2');
 EXECUTE encoded('{{1,2},{3,4}}', '{{1},{2}}', 'int1');
+
+-- channels that are large in all tokens cost nothing: error of the output beside that without a bias, and bytes a token
+CREATE FUNCTION pg_temp.biased(seed int, tokens int, bias float8) RETURNS kv.tensor LANGUAGE sql AS $$
+  SELECT kv."cast"(kv.reshape(array_agg((sqrt(-2 * ln(a)) * cos(6.283185307179586 * b) + CASE WHEN j IN (5, 37) THEN bias WHEN j = 60 THEN -bias ELSE 0 END)::real ORDER BY i, j)::kv.tensor, ARRAY[tokens, 64]), 'f16')
+    FROM generate_series(1, tokens) i, generate_series(1, 64) j, LATERAL (SELECT (1 + (hashint8extended(i * 1000 + j, seed) & 1048575)) / 1048577.0::float8 a, (hashint8extended(i * 1000 + j, seed + 500) & 1048575) / 1048576.0::float8 b) r $$;
+CREATE TEMP TABLE biases AS SELECT bias, pg_temp.biased(1, 240, bias) k, pg_temp.biased(2, 240, -bias) v FROM unnest('{0,2,10,50,150,1000}'::float8[]) bias;
+CREATE TEMP TABLE errors AS SELECT codec, bias, sqrt(avg(((a - b)::float8) ^ 2)) AS error, max(bytes) AS bytes
+  FROM biases, unnest('{int8,int4_uniform,int3_uniform,int2_uniform,int4,int3,int2}'::text[]) codec,
+    LATERAL (SELECT kv.attention(q, exact) AS is_, kv.attention(q, coded) AS got, sum((kv.info(coded)).data_bytes) AS bytes FROM (SELECT pg_temp.biased(9, 4, 0) q) q,
+      (SELECT e AS exact, NULL::kv.tile AS coded FROM kv.encode(k, v, 'f16') e UNION ALL SELECT NULL, e FROM kv.encode(k, v, codec) e) t) o,
+    LATERAL unnest(is_::real[], got::real[]) AS u(a, b) GROUP BY codec, bias;
+SELECT e.codec, every(e.error <= 1.2 * zero.error) AS as_without, round(max(e.bytes) / zero.bytes, 2) AS bytes FROM errors e JOIN errors zero ON zero.codec = e.codec AND zero.bias = 0 GROUP BY e.codec, zero.bytes ORDER BY 1;

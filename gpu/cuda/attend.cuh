@@ -19,6 +19,7 @@ struct AttendArguments {
     const uint8_t *memory;    // slots of 8 KiB
     const uint8_t *prepared;  // queries
     float *partials;
+    RotationSigns signs;
 };
 
 inline constexpr uint32_t kBlockThreads = kWarps * kWarp;
@@ -26,7 +27,7 @@ inline constexpr uint32_t kBuffers = 2;  // of a warp
 // A slot, and what the last chunk of a tile may read beyond it.
 inline constexpr uint32_t kBufferBytes = static_cast<uint32_t>(offload::kSlabBytes) + 64;
 inline constexpr uint32_t kBuffersBytes = kWarps * kBuffers * kBufferBytes;
-constexpr uint32_t attend_shared_bytes(uint32_t dim_k) { return kBuffersBytes + prepared_bytes(dim_k); }
+constexpr uint32_t attend_shared_bytes(uint32_t dim_k) { return kBuffersBytes + plain_rows_at(dim_k); }
 
 // Starts the copy of what a full tile has; the header that says how much of it this one has is in it.
 VKV_DEVICE void copy_slot(uint8_t *shared, const uint8_t *slot, int bytes)
@@ -110,7 +111,7 @@ inline constexpr int kMostBlocks = 3;
 #endif
 
 template <kv::Codec codec, int dim_v>
-VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : kMostBlocks) attend(AttendArguments arguments)
+VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : kMostBlocks) attend(const VKV_IN_PLACE AttendArguments arguments)
 {
     const AttendUnit unit = arguments.units[block()];
     const HeadWork &head = arguments.heads[unit.head];
@@ -129,7 +130,7 @@ VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : kMostBlocks) attend(
         while (!walk.ended() && !filter.passes(slot_of())) walk.next();
     };
 
-    const uint32_t prepared_end = 32 * dim_k + static_cast<uint32_t>(sizeof(PreparedRows));
+    const uint32_t prepared_end = plain_rows_of(dim_k);
     for (uint32_t at = 16 * static_cast<uint32_t>(thread()); at < prepared_end; at += 16 * kBlockThreads)
         copy_async(prepared + at, arguments.prepared + unit.prepared_at + at);
     find();
@@ -140,6 +141,10 @@ VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : kMostBlocks) attend(
 
     TileWork<codec, dim_v> work(prepared, static_cast<int>(dim_k), geometry.softcap);
     const RowSight sight = sight_of_row(geometry, head.total, unit.first_row + static_cast<uint32_t>(thread()) % kWarp / 4);
+    const auto plain_rows = [&] {
+        const uint32_t at = arguments.units[block()].prepared_at + plain_rows_of(dim_k);
+        return reinterpret_cast<const float *>(arguments.prepared + at);
+    };
     WarpSums<codec, dim_v> sums;
     for (uint32_t buffer = 0; !walk.ended(); buffer ^= 1) {
         const int32_t from = walk.segment().from, to = walk.segment().to;
@@ -147,7 +152,7 @@ VKV_KERNEL void VKV_BOUNDS(kBlockThreads, dim_v > 128 ? 2 : kMostBlocks) attend(
         find();
         if (!walk.ended()) copy_slot(own + (buffer ^ 1) * kBufferBytes, slot_of(), tile_bytes);
         copy_commit();
-        work.add(own + buffer * kBufferBytes, from, to, sight, sums);
+        work.add(own + buffer * kBufferBytes, from, to, sight, plain_rows, arguments.signs, sums);
         copy_wait<0>();
         warp_barrier();  // the other lanes' copies are there, and nobody reads the tile that was worked on
     }

@@ -62,7 +62,7 @@ VKV_KERNEL void merge(const VKV_IN_PLACE MergeArguments arguments)
             if (d < dim_v) shared.x[d] = row.o[1][i];
         }
         block_barrier();
-        rotate_rows_back(shared, arguments.signs);
+        rotate_rows_back(BlockTeam(), shared, arguments.signs);
     }
     // m in powers of e; what its rounding leaves over goes to l and o.
     constexpr float kLn2 = 0.693147182f, kLn2Rest = -1.90465421e-9f;

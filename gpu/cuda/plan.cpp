@@ -14,7 +14,7 @@ constexpr uint64_t kMostWaves = 4;                   // whose ends even out
 uint32_t full_tile_bytes(kv::Codec codec, const Geometry &geometry)
 {
     const kv::TileShape shape{codec, 0, static_cast<int>(geometry.dim_k), static_cast<int>(geometry.dim_v), 1};
-    return static_cast<uint32_t>((kv::tile_bytes(shape, kv::tile_capacity(shape)) + 15) / 16 * 16);
+    return static_cast<uint32_t>((kv::most_tile_bytes(shape, kv::most_tokens(shape)) + 15) / 16 * 16);
 }
 
 }  // namespace

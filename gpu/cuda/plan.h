@@ -19,12 +19,15 @@ inline constexpr uint32_t kMostDim = 256;
 
 constexpr bool dim_has_kernel(uint32_t dim) { return dim == 64 || dim == 96 || dim == 128 || dim == 256; }
 
-// Prepared queries of a row tile: operand A of mma, 16 bytes for each lane and step of 16 dims, then PreparedRows.
+// Prepared queries of a row tile: operand A of mma, 16 bytes for each lane and step of 16 dims, then PreparedRows; then, for tiles
+// with means of keys alone, the rows as they are (but for the sign of the scale), float [kRowTile][dim_k].
 struct PreparedRows {
     float factor[kRowTile];  // of a sum of products, to the logit in powers of two (or, with a soft cap, of e over the cap)
     float sums[kRowTile][kMostDim / 64];  // of the row's elements in each group of a uniform codec, / 2^24
+    float units[kRowTile];                // of a product of the row as it is, to what factor is for
 };
-constexpr uint32_t prepared_bytes(uint32_t dim_k) { return dim_k * 32 + static_cast<uint32_t>(sizeof(PreparedRows)); }
+constexpr uint32_t plain_rows_at(uint32_t dim_k) { return dim_k * 32 + static_cast<uint32_t>(sizeof(PreparedRows)); }
+constexpr uint32_t prepared_bytes(uint32_t dim_k) { return plain_rows_at(dim_k) + kRowTile * dim_k * 4; }
 
 // A partial state: m [8] in powers of two, l [8], o [8][dim_v], floats.
 constexpr uint32_t partial_floats(uint32_t dim_v) { return kRowTile * (2 + dim_v); }
@@ -39,7 +42,7 @@ struct AttendUnit {
     uint32_t first_tile, tiles;  // of the head's, all segments together
     uint32_t prepared_at;        // bytes
     uint32_t several_codecs;
-    uint32_t tile_bytes;  // of a full tile, a multiple of 16: what is copied of a slot
+    uint32_t tile_bytes;  // the most of a tile, a multiple of 16: what is copied of a slot
     uint64_t partial_at;  // floats
 };
 

@@ -84,6 +84,7 @@ VKV_DEVICE void write_rows(const SharedRows &rows, const float *powers, const Ge
         const float to_logit = geometry.softcap > 0 ? 1 / geometry.softcap : kLog2e;
         const float by = fabsf(geometry.scale) * to_logit * factor / powers[thread()];
         out->factor[thread()] = fmaxf(by, 1.17549435e-38f);  // hidden scores are -inf and stay so
+        out->units[thread()] = powers[thread()] / factor;
     }
     constexpr int kGroups = kMostDim / 64;
     for (int i = thread(); i < rows.rows * kGroups; i += block_threads()) {
@@ -106,15 +107,17 @@ VKV_KERNEL void prepare(const VKV_IN_PLACE PrepareArguments arguments)
     const auto codec = static_cast<kv::Codec>(unit.codec);
     const bool rotated = codec >= kv::Codec::rotated4;
     const float sign = geometry.scale < 0 ? -1.0f : geometry.scale == 0 ? 0.0f : 1.0f;  // the factor is positive
+    uint8_t *out = arguments.prepared + unit.prepared_at;
+    auto *const plain = reinterpret_cast<float *>(out + plain_rows_of(geometry.dim_k));
     for (int i = thread(); i < rows.rows * rows.dim; i += block_threads()) {
         const bool there = unit.first_row + static_cast<uint32_t>(i / rows.dim) < geometry.rows;
         rows.x[i] = there ? sign * head.queries[unit.first_row * geometry.dim_k + static_cast<uint32_t>(i)] : 0.0f;
+        plain[i] = rows.x[i];
     }
     block_barrier();
-    if (rotated) rotate_rows(rows, arguments.signs);
+    if (rotated) rotate_rows(BlockTeam(), rows, arguments.signs);
     row_powers(rows, powers);
     block_barrier();
-    uint8_t *out = arguments.prepared + unit.prepared_at;
     write_fragments_for(unit.codec, rows, powers, reinterpret_cast<FourWords *>(out));
     write_rows(rows, powers, geometry, factor_of(codec), reinterpret_cast<PreparedRows *>(out + 32 * geometry.dim_k));
 }

@@ -47,7 +47,7 @@ inline uint32_t attend_on(Stream stream, const Plan &plan, const PlacedBatch &at
         launch(attend_kernel(l.codec, l.dim_v), static_cast<int>(l.units), static_cast<int>(kBlockThreads),
                attend_shared_bytes(l.most_dim_k), stream,
                AttendArguments{at.units + l.first_unit, at.heads, at.geometries, at.segments, at.slots, at.memory, at.prepared,
-                               at.partials});
+                               at.partials, signs});
         ++launches;
     }
     if (!plan.merges.empty()) {

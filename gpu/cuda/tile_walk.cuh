@@ -15,6 +15,7 @@ namespace vkv::gpu::cu {
 struct TileInSlot {
     int32_t first;
     int tokens, v_rows;
+    int k_means, v_means;
     const uint8_t *k, *k_high, *v, *v_high, *k_scale, *v_scale;
 
     template <kv::Codec codec, int dim_v>
@@ -23,6 +24,8 @@ struct TileInSlot {
         using C = Codes<codec>;
         tokens = *reinterpret_cast<const uint16_t *>(slot + offsetof(kv::TileHeader, tokens));
         first = *reinterpret_cast<const int32_t *>(slot + offsetof(kv::TileHeader, first));
+        k_means = slot[offsetof(kv::TileHeader, means_k)];
+        v_means = slot[offsetof(kv::TileHeader, means_v)];
         v_rows = (tokens + C::kWord - 1) / C::kWord;
         k = slot + kv::kTileHeaderBytes;
         k_high = k + pad16(dim_k / C::kWord * tokens * 4);
@@ -30,6 +33,13 @@ struct TileInSlot {
         v_high = v + v_rows * dim_v * 4;
         k_scale = v_high + (C::kHigh ? (tokens + 31) / 32 * dim_v * 4 : 0);
         v_scale = k_scale + pad16(2 * rows(C::groups(dim_k), C::kUniform) * tokens);
+    }
+    // Of K, then of V: all values, then all channels, a byte each.
+    template <kv::Codec codec, int dim_v>
+    VKV_DEVICE const uint8_t *means() const
+    {
+        using C = Codes<codec>;
+        return v_scale + 2 * rows(C::groups(dim_v), C::kUniform) * tokens;
     }
 
 private:

@@ -14,6 +14,7 @@
 
 #include "gpu/cuda/codes.cuh"
 #include "gpu/cuda/plan.h"
+#include "gpu/cuda/rotate.cuh"
 #include "gpu/cuda/target.h"
 #include "gpu/cuda/tile_walk.cuh"
 
@@ -73,10 +74,17 @@ public:
         sums_ = rows->sums[column_];
     }
 
-    // Adds the tile that lies in `slot`, positions [from, to) of it.
-    VKV_DEVICE void add(const uint8_t *slot, int32_t from, int32_t to, const RowSight &sight, Sums &sums)
+    // Adds the tile that lies in `slot`, positions [from, to) of it. What is in the slot is lost. plain_rows(): the queries as they
+    // are, for tiles with means.
+    template <typename PlainRows>
+    VKV_DEVICE void add(uint8_t *slot, int32_t from, int32_t to, const RowSight &sight, const PlainRows &plain_rows,
+                        const RotationSigns &signs, Sums &sums)
     {
         tile_.template read<codec, dim_v>(slot, dim_k_);
+        if constexpr (C::kScaled) {
+            more_ = weight_ = 0;
+            if (tile_.k_means > 0) more_ = score_of_means(plain_rows());
+        }
         int32_t last = tile_.first + tile_.tokens;
         last = min_of(min_of(last, to), sight.last);
         scale_values(sums);
@@ -90,10 +98,50 @@ public:
             if (warp_any(!all)) hide(position, from, last, sight, s);
             add_chunk(chunk, s, sums);
         }
+        if constexpr (C::kScaled)
+            if (tile_.v_means > 0) add_means(slot, signs, sums);
     }
 
 private:
     static VKV_DEVICE int32_t min_of(int32_t a, int32_t b) { return a < b ? a : b; }
+
+    // What the means of the keys add to the lane's row in all scores of the tile: each of the row's four lanes takes every fourth.
+    VKV_DEVICE float score_of_means(const float *plain) const
+    {
+        const uint8_t *values = tile_.template means<codec, dim_v>(), *channels = values + 2 * (tile_.k_means + tile_.v_means);
+        const float *row = plain + column_ * dim_k_;
+        float sum = 0;
+        for (int i = quad_; i < tile_.k_means; i += 4) sum += row[min_of(channels[i], dim_k_ - 1)] * load_half(values + 2 * i);
+        sum += shuffle_xor(sum, 1);
+        sum += shuffle_xor(sum, 2);
+        return sum * reinterpret_cast<const PreparedRows *>(prepared_ + 32 * dim_k_)->units[column_];
+    }
+
+    // The tile's weights times the means of its values, in the basis of its codes. The slot becomes that vector.
+    VKV_DEVICE void add_means(uint8_t *slot, const RotationSigns &signs, Sums &sums)
+    {
+        const bool has_one = lane_ < tile_.v_means;
+        float mean = 0;
+        int channel = 0;
+        if (has_one) {
+            const uint8_t *values = tile_.template means<codec, dim_v>();
+            mean = load_half(values + 2 * (tile_.k_means + lane_));
+            channel = min_of(values[2 * (tile_.k_means + tile_.v_means) + tile_.k_means + lane_], dim_v - 1);
+        }
+        warp_barrier();  // nobody reads the tile any more
+        auto *const vector = reinterpret_cast<float *>(slot);
+        for (int d = lane_; d < dim_v; d += kWarp) vector[d] = 0;
+        warp_barrier();
+        if (has_one) vector[channel] = mean;
+        warp_barrier();
+        if constexpr (C::kRotated) rotate_rows(WarpTeam(), SharedRows{vector, 1, dim_v}, signs);
+        weight_ += shuffle_xor(weight_, 1);
+        weight_ += shuffle_xor(weight_, 2);
+        const float by = weight_ * (16384 / C::kFactor) / sums.unit;  // as sums are scaled
+        VKV_UNROLL
+        for (int pair = 0; pair < dim_v / 16; ++pair)
+            for (int i = 0; i < 4; ++i) sums.o[pair][i] = fmaf(by, vector[16 * pair + 4 * quad_ + i], sums.o[pair][i]);
+    }
 
     // Operand B of one unit of keys for n-tile j: `at` is the lane's token in the first row of words.
     VKV_DEVICE void load_keys(int unit, int chunk, int j, uint32_t *out) const
@@ -127,7 +175,7 @@ private:
     {
         const int units = dim_k_ / C::kUnitDims;
         constexpr int kGroupUnits = C::kGroup / C::kUnitDims;
-        for (int j = 0; j < kTiles; ++j) s[j][0] = s[j][1] = 0;
+        for (int j = 0; j < kTiles; ++j) s[j][0] = s[j][1] = C::kScaled ? more_ : 0;
         for (int unit = 0, group = 0; unit < units; ++group) {
             const int end = min_of(unit + kGroupUnits, units);
             float c[kTiles][4] = {};
@@ -258,12 +306,14 @@ private:
         const float at = most == -INFINITY ? 0 : most;
         const float change = exp2_fast(sums.m - at);
         sums.m = most;
-        sums.l *= change;
+        float weight = 0;
         for (int j = 0; j < kTiles; ++j)
             for (int half = 0; half < 2; ++half) {
                 s[j][half] = exp2_fast(fmaf(s[j][half], factor, -at));
-                sums.l += s[j][half];
+                weight += s[j][half];
             }
+        sums.l = fmaf(sums.l, change, weight);
+        if constexpr (C::kScaled) weight_ = fmaf(weight_, change, weight);
         add_values(chunk, s, change, sums);
     }
 
@@ -356,6 +406,7 @@ private:
     const float *sums_;
     int dim_k_, lane_, quad_, column_;
     float softcap_, factor_;
+    float more_ = 0, weight_ = 0;  // of the tile: in all its scores for its means, and its weights so far, of this lane's tokens
 };
 
 }  // namespace vkv::gpu::cu

@@ -54,8 +54,7 @@ void fuzz_tensor(Bytes input)
 void clip(const TileView &tile)
 {
     const int kept = (tile.tokens + 1) / 2;
-    const TileShape shape{tile.codec, tile.flags, tile.dim_k, tile.dim_v, tile.heads};
-    const size_t bytes = tile_bytes(shape, kept);
+    const size_t bytes = tile_bytes(shape_of(tile), kept);
     Buffer clipped(bytes);
     clip_tile(tile, kept, clipped.data());
     require(view_tile(clipped.data(), bytes).tokens == kept);

@@ -133,6 +133,25 @@ inline void soft_cap_and_large_logits(const Bench &bench)
                 }
 }
 
+// Large channels in some tiles, none in others, which take none of them off.
+inline void biased_channels(const Bench &bench)
+{
+    for (const kv::Codec codec : kEveryCodec)
+        for (const uint32_t dim : {64u, 96u, 128u, 256u})
+            for (const float bias : {6.0f, 40.0f}) {
+                AsksFor asks, biased;
+                asks.codecs = biased.codecs = {codec};
+                asks.dim_k = asks.dim_v = biased.dim_k = biased.dim_v = dim;
+                biased.bias = bias;
+                const int full = capacity(asks, codec);
+                Work work(60, 6);
+                const TileRun &plain = work.run(codec, asks, 0, 2 * full), &more = work.run(codec, biased, 2 * full, 7 * full + 3),
+                              &few = work.run(codec, biased, 9 * full + 3, 9, 2);
+                work.head(asks, 9 * full + 12, {{&plain, 0, INT32_MAX}, {&more, 0, INT32_MAX}, {&few, 0, INT32_MAX}});
+                bench.expect_right(&work, text(asks) + " bias " + std::to_string(bias));
+            }
+}
+
 // Scales that grow and shrink from tile to tile, down to the smallest halves and up to the largest.
 inline void values_of_every_size(const Bench &bench)
 {
@@ -222,6 +241,7 @@ inline constexpr Group kGroups[] = {
     {"window and sinks", window_and_sinks},
     {"soft cap and large logits", soft_cap_and_large_logits},
     {"values of every size", values_of_every_size},
+    {"biased channels", biased_channels},
     {"many splits and one", many_splits_and_one},
     {"several codecs in a head", several_codecs_in_a_head},
     {"mixed batch", mixed_batch},

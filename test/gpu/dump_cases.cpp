@@ -131,7 +131,9 @@ Set one_codec(uint64_t number, const Shape &shape, uint32_t seed)
     set.extents.emplace_back(shape, 0, length, seed);
     set.extents.emplace_back(small, 0, 31, seed + 1);
     set.extents.emplace_back(shape, 0, 1, seed + 2);
-    set.extents.emplace_back(shape, fork, branch, seed + 3);
+    Shape biased = shape;
+    biased.bias = 12;
+    set.extents.emplace_back(biased, fork, branch, seed + 3);
     set.items.push_back({length, {{0, 0, length}}});
     set.items.push_back({31, {{1, 0, 31}}});
     set.items.push_back({1, {{2, 0, 1}}});
@@ -166,8 +168,8 @@ void write_set(const Set &set, Dump *dump)
     for (const Extent &extent : set.extents) {
         std::string tiles;
         for (const offload::Entry &e : extent.entries()) {
-            const size_t bytes = kv::tile_bytes(extent.shape().tile(), e.tokens);
             extent.copy(e.id, slab.data());
+            const size_t bytes = kv::tile_bytes(kv::shape_of(*reinterpret_cast<const kv::TileHeader *>(slab.data())), e.tokens);
             tiles += text("%s[%" PRIu64 ",%zu]", tiles.empty() ? "" : ",", dump->put(slab.data(), bytes), bytes);
         }
         extents += (extents.empty() ? "[" : ",[") + tiles + "]";

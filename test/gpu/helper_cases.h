@@ -54,6 +54,7 @@ struct Shape {
     kv::Codec codec = kv::Codec::f16;
     int heads = 2, dim_k = 64, dim_v = 64, a_tile = 0;  // 0: full tiles
     uint8_t flags = 0;
+    float bias = 0;  // of a channel of the keys, and of one of the values
     kv::TileShape tile() const { return {codec, flags, dim_k, dim_v, heads}; }
 };
 
@@ -96,10 +97,17 @@ private:
         std::vector<uint16_t> k(static_cast<size_t>(n * shape_.dim_k)), v(static_cast<size_t>(n * shape_.dim_v));
         for (uint16_t &x : k) x = float_to_half(normal(random_));
         for (uint16_t &x : v) x = float_to_half(normal(random_));
-        const size_t bytes = kv::tile_bytes(shape_.tile(), n);
-        std::vector<uint64_t> tile((bytes + 7) / 8);
-        kv::encode_tile(shape_.tile(), head, first, n, {k.data(), static_cast<size_t>(shape_.dim_k)},
-                        {shape_.flags & kv::kValuesInKeys ? nullptr : v.data(), static_cast<size_t>(shape_.dim_v)}, tile.data());
+        if (shape_.bias != 0) {  // as keys of models have it, and some values
+            for (size_t i = 5; i < k.size(); i += static_cast<size_t>(shape_.dim_k))
+                k[i] = float_to_half(half_to_float(k[i]) + shape_.bias);
+            for (size_t i = 3; i < v.size(); i += static_cast<size_t>(shape_.dim_v))
+                v[i] = float_to_half(half_to_float(v[i]) - shape_.bias);
+        }
+        std::vector<uint64_t> tile((kv::most_tile_bytes(shape_.tile(), n) + 7) / 8);
+        const size_t bytes = kv::encode_tile(
+            shape_.tile(), head, first, n, {k.data(), static_cast<size_t>(shape_.dim_k)},
+            {shape_.flags & kv::kValuesInKeys ? nullptr : v.data(), static_cast<size_t>(shape_.dim_v)}, tile.data());
+        tile.resize((bytes + 7) / 8);
         uint64_t &id = reinterpret_cast<kv::TileHeader *>(tile.data())->id;
         if (ids_) id = ids_ << 32 | tiles_.size();
         by_id_[id] = tiles_.size();

@@ -322,7 +322,7 @@ TEST(HelperServer, WhatIsReadyRunsTogether)
     EXPECT_EQ(server.counters().misses + server.counters().hits, 40 * extent.tiles());
     // Each tile was copied once, whoever was first.
     uint64_t bytes = 0;
-    for (size_t i = 0; i < extent.tiles(); i++) bytes += kv::tile_bytes(extent.shape().tile(), extent.view(i).tokens);
+    for (size_t i = 0; i < extent.tiles(); i++) bytes += kv::tile_bytes(kv::shape_of(extent.view(i)), extent.view(i).tokens);
     EXPECT_EQ(server.counters().staged_bytes, bytes);
 }
 

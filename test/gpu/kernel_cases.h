@@ -32,6 +32,7 @@ struct AsksFor {
     float softcap = 0, scale = 0;  // scale 0: 1 / sqrt(dim_k)
     bool causal = true;
     int32_t window = 0, sinks = 0;
+    float bias = 0;  // of a few channels of keys and values
 };
 
 class Work {
@@ -48,7 +49,7 @@ public:
     {
         const kv::TileShape shape{codec, 0, static_cast<int>(asks.dim_k), static_cast<int>(asks.dim_v), 1};
         const int most = a_tile ? a_tile : kv::tile_capacity(shape);
-        kv::KvData data(tokens, shape.dim_k, shape.dim_v, static_cast<uint32_t>(random_()), k_size);
+        kv::KvData data(tokens, shape.dim_k, shape.dim_v, static_cast<uint32_t>(random_()), k_size, asks.bias);
         for (uint16_t &v : data.v) v = float_to_half(v_size * half_to_float(v));
         TileRun &run = runs_.emplace_back();
         for (int t = 0; t < tokens; t += most) {

@@ -25,10 +25,11 @@ namespace {
 
 constexpr double kBudget = 1e-5;
 
-void expect_right(kv::Codec codec, uint32_t dim_v)
+void expect_right(kv::Codec codec, uint32_t dim_v, float bias = 0)
 {
     AsksFor asks;
     asks.codecs = {codec};
+    asks.bias = bias;
     asks.dim_k = 64, asks.dim_v = dim_v;
     Work work(100, 3);
     const int full = kv::tile_capacity({codec, 0, 64, static_cast<int>(dim_v), 1});
@@ -44,6 +45,7 @@ void expect_right(kv::Codec codec, uint32_t dim_v)
 TEST(SmallKernels, Halves) { expect_right(kv::Codec::f16, 64); }
 TEST(SmallKernels, ThreeBitsRotated) { expect_right(kv::Codec::rotated3, 64); }
 TEST(SmallKernels, FourBitsRotatedByTwoHadamards) { expect_right(kv::Codec::rotated4, 96); }
+TEST(SmallKernels, MeansOfChannels) { expect_right(kv::Codec::rotated4, 96, 10); }
 
 // Neighbors by l1, with scratch memory for so many distances.
 void expect_nearest(uint32_t k, const std::vector<float> &queries, const std::vector<float> &vectors, uint32_t dim, uint64_t most)

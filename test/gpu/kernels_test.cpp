@@ -33,6 +33,7 @@ TEST(Kernels, CausalOrder) { on_emulator(suite::causal_order); }
 TEST(Kernels, WindowAndSinks) { on_emulator(suite::window_and_sinks); }
 TEST(Kernels, SoftCapAndLargeLogits) { on_emulator(suite::soft_cap_and_large_logits); }
 TEST(Kernels, ValuesOfEverySize) { on_emulator(suite::values_of_every_size); }
+TEST(Kernels, BiasedChannels) { on_emulator(suite::biased_channels); }
 TEST(Kernels, ManySplitsAndOne) { on_emulator(suite::many_splits_and_one); }
 TEST(Kernels, SeveralCodecsInAHead) { on_emulator(suite::several_codecs_in_a_head); }
 TEST(Kernels, MixedBatch) { on_emulator(suite::mixed_batch); }

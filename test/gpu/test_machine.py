@@ -44,8 +44,8 @@ def halves(rows):
     return pad(np.asarray(rows, "<f2").tobytes())
 
 
-def make_tile(codec, k_codes, v_codes, k_scales, v_scales, head=0, first=0):
-    """A tile of these codes [tokens, dim] and scales [groups, tokens]."""
+def make_tile(codec, k_codes, v_codes, k_scales, v_scales, head=0, first=0, means=((), ())):
+    """A tile of these codes [tokens, dim], scales [groups, tokens] and means of K and of V {channel: mean}."""
     bits, planes = tile_reader.BITS[codec], b""
     for codes, along_tokens in ((k_codes, False), (v_codes, True)):
         if bits == 3:
@@ -53,9 +53,13 @@ def make_tile(codec, k_codes, v_codes, k_scales, v_scales, head=0, first=0):
         else:
             planes += words_of(codes, bits, along_tokens)
     if bits != 16:
-        planes += halves(k_scales) + halves(v_scales)
+        planes += halves(k_scales) + np.asarray(v_scales, "<f2").tobytes()
+        both = [pair for side in means for pair in dict(side).items()]
+        planes += b"".join(struct.pack("<e", mean) for _, mean in both)
+        planes = pad(planes + b"".join(struct.pack("<H" if max(k_codes.shape[1], v_codes.shape[1]) > 256 else "B", c) for c, _ in both))
     tokens, dim_k = k_codes.shape
-    return tile_reader.HEADER.pack(0, tile_reader.MAGIC, codec, 0, tokens, dim_k, v_codes.shape[1], head, 2, 0, first, 0, 0, 7) + planes
+    return tile_reader.HEADER.pack(0, tile_reader.MAGIC, codec, 0, tokens, dim_k, v_codes.shape[1], head, 2, *map(len, means), first, 0, 0,
+                                   7) + planes
 
 
 class Reader(unittest.TestCase):
@@ -87,6 +91,17 @@ class Reader(unittest.TestCase):
             return float(scales[len(scales) // 2 + d // 64, t]) + float(scales[d // 64, t]) * int(codes[t, d])
         rotated = float(scales[0, t]) * tile_reader.levels(4)[codes[t]]
         return float((tile_reader.rotation(codes.shape[1]).T @ rotated)[d])
+
+    def test_means_are_added(self):
+        for codec, (dim_k, dim_v) in [(c, dims) for c in (1, 3, 5) for dims in ((64, 33), (300, 64))]:
+            k, v = self.codes(codec, 7, dim_k), self.codes(codec, 7, dim_v)
+            groups = {1: lambda d: -(-d // 128)}.get(codec, lambda d: 2 * -(-d // 64) if codec < 5 else 1)
+            scales = [np.ones((groups(d), 7)) for d in (dim_k, dim_v)]
+            plain = tile_reader.Tile(make_tile(codec, k, v, *scales))
+            tile = tile_reader.Tile(make_tile(codec, k, v, *scales, means=({3: 100.0, dim_k - 1: -2.5}, {32: 0.25})))
+            more_k, more_v = np.zeros((7, dim_k)), np.zeros((7, dim_v))
+            more_k[:, 3], more_k[:, -1], more_v[:, 32] = 100, -2.5, 0.25
+            self.assertLess(np.abs(tile.k - plain.k - more_k).max() + np.abs(tile.v - plain.v - more_v).max(), 1e-9)
 
     def test_levels_are_symmetric_and_rotations_orthogonal(self):
         for bits in (2, 3, 4):

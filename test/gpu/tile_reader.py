@@ -12,7 +12,7 @@ CODECS = ["f16", "int8", "int4_uniform", "int3_uniform", "int2_uniform", "int4_r
 BITS = [16, 8, 4, 3, 2, 4, 3, 2]
 VALUES_IN_KEYS, KEYS_BEFORE_ROPE = 1, 2
 MAGIC = 0x4B01
-HEADER = struct.Struct("<IHBBHHHHHHIIIQ")  # varlena .. content id
+HEADER = struct.Struct("<IHBBHHHHHBBIIIQ")  # varlena .. content id
 INT8_GROUP, UNIFORM_GROUP = 128, 64
 SIGN_SEED = int.from_bytes(b"vkv_tile", "big")
 
@@ -22,9 +22,9 @@ class Tile:
 
     def __init__(self, data):
         assert len(data) >= HEADER.size, f"{len(data)} bytes are no tile"
-        (_, magic, self.codec, self.flags, self.tokens, self.dim_k, self.dim_v, self.head, self.heads, zero, self.first, _, zero2,
-         self.id) = HEADER.unpack_from(data)
-        assert magic == MAGIC and self.codec < len(CODECS) and zero == zero2 == 0, "the header is not one of a tile"
+        (_, magic, self.codec, self.flags, self.tokens, self.dim_k, self.dim_v, self.head, self.heads, means_k, means_v, self.first, _,
+         zero, self.id) = HEADER.unpack_from(data)
+        assert magic == MAGIC and self.codec < len(CODECS) and zero == 0, "the header is not one of a tile"
         assert not self.flags & KEYS_BEFORE_ROPE, "keys before their rotary embedding are not read here"
         planes = Planes(data, HEADER.size)
         values = not self.flags & VALUES_IN_KEYS
@@ -32,6 +32,11 @@ class Tile:
         v_codes = self._codes(planes, self.dim_v, True) if values else None
         self.k = self._numbers(k_codes, planes, self.dim_k)
         self.v = self._numbers(v_codes, planes, self.dim_v) if values else self.k[:, : self.dim_v]
+        if means_k + means_v:
+            width = np.uint16 if max(self.dim_k, self.dim_v) > 256 else np.uint8
+            channels, means = planes.means(means_k + means_v, width)
+            self.k[:, channels[:means_k]] += means[:means_k]  # also of values that are a part of the keys
+            self.v[:, channels[means_k:]] += means[means_k:]
         assert planes.at == len(data), f"a tile of {len(data)} bytes ends at {planes.at}"
 
     @property
@@ -62,12 +67,22 @@ class Planes:
     """The planes one after another, each from a multiple of 16 bytes behind the header."""
 
     def __init__(self, data, start):
-        self.data, self.start, self.at = data, start, start
+        self.data, self.start, self.at, self.end = data, start, start, start
 
     def take(self, bytes_):
         piece = np.frombuffer(self.data, np.uint8, bytes_, self.at)
+        self.end = self.at + bytes_
         self.at += -(-bytes_ // 16) * 16
         return piece
+
+    def means(self, count, width):
+        """Channels and means, right behind the last plane: not at a multiple of 16."""
+        self.at = self.end
+        values = np.frombuffer(self.data, "<f2", count, self.at).astype(np.float64)
+        channels = np.frombuffer(self.data, width, count, self.at + 2 * count).astype(np.int64)
+        self.at += count * (2 + np.dtype(width).itemsize)
+        self.at = self.start + -(-(self.at - self.start) // 16) * 16
+        return channels, values
 
     def codes(self, bits, tokens, dim, along_tokens):
         """[tokens, dim] of codes. Words of K run along the dimensions of a token, words of V along the tokens of a dimension."""

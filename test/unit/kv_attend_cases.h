@@ -26,22 +26,29 @@ struct Tile {
 inline Tile make_tile(const TileShape &shape, int32_t first, int tokens, const uint16_t *k, const uint16_t *v)
 {
     Tile tile;
-    tile.size = tile_bytes(shape, tokens);
-    tile.bytes.assign((tile.size + 7) / 8, 0);
-    encode_tile(shape, 0, first, tokens, {k, static_cast<size_t>(shape.dim_k)}, {v, static_cast<size_t>(shape.dim_v)},
-                tile.bytes.data());
+    tile.bytes.assign((most_tile_bytes(shape, tokens) + 7) / 8, 0);
+    tile.size = encode_tile(shape, 0, first, tokens, {k, static_cast<size_t>(shape.dim_k)}, {v, static_cast<size_t>(shape.dim_v)},
+                            tile.bytes.data());
     return tile;
 }
 
 struct KvData {
     std::vector<uint16_t> k, v;  // [tokens][dim]
-    KvData(int tokens, int dim_k, int dim_v, uint32_t seed, float k_size = 1)
+    // bias: what a few channels have more in all tokens, as those of models do.
+    KvData(int tokens, int dim_k, int dim_v, uint32_t seed, float k_size = 1, float bias = 0)
         : k(static_cast<size_t>(tokens) * static_cast<size_t>(dim_k)), v(static_cast<size_t>(tokens) * static_cast<size_t>(dim_v))
     {
         std::mt19937 random(seed);
         std::normal_distribution<float> normal;
         for (uint16_t &x : k) x = float_to_half(k_size * normal(random));
         for (uint16_t &x : v) x = float_to_half(normal(random));
+        if (bias == 0) return;
+        for (const auto &[channel, by] : {std::pair{5, bias}, {37, bias}, {90, -bias}}) {
+            for (size_t i = static_cast<size_t>(channel % dim_k); i < k.size(); i += static_cast<size_t>(dim_k))
+                k[i] = float_to_half(half_to_float(k[i]) + by);
+            for (size_t i = static_cast<size_t>((channel + 4) % dim_v); i < v.size(); i += static_cast<size_t>(dim_v))
+                v[i] = float_to_half(half_to_float(v[i]) - by);
+        }
     }
 };
 

@@ -54,10 +54,10 @@ inline Halves normal_halves(size_t n, uint32_t seed, float deviation = 1)
 class Tile {
 public:
     Tile(const TileShape &shape, int tokens, const Halves &k, const Halves &v, int head = 0, int32_t first = 0)
-        : bytes_(tile_bytes(shape, tokens)), words_(bytes_ / 8 + 4, kGuard)
+        : bytes_(0), words_(most_tile_bytes(shape, tokens) / 8 + 4, kGuard)
     {
         const Rows rows_k{k.data(), static_cast<size_t>(shape.dim_k)}, rows_v{v.data(), static_cast<size_t>(shape.dim_v)};
-        encode_tile(shape, head, first, tokens, rows_k, (shape.flags & kValuesInKeys) ? Rows{} : rows_v, words_.data());
+        bytes_ = encode_tile(shape, head, first, tokens, rows_k, (shape.flags & kValuesInKeys) ? Rows{} : rows_v, words_.data());
     }
     explicit Tile(size_t bytes) : bytes_(bytes), words_(bytes / 8 + 4, kGuard) {}
 

@@ -21,6 +21,9 @@
 
 namespace vkv::kv {
 
+// Whether the scores of a row of queries stay finite, whatever the tile. Queries::set refuses rows of which that is not so.
+bool query_fits(const float *q, int dim, float scale);
+
 // The queries that share a KV head: rows = (query heads of the group) * (query positions). Forms that a codec needs (digits,
 // rotated) are made when a tile first asks for them.
 class Queries {

@@ -51,7 +51,7 @@ void clip_tile(const TileView &tile, int tokens, void *out)
     if (tokens < 1 || tokens > tile.tokens)
         throw Error(Errc::invalid_parameter,
                     "a tile of " + std::to_string(tile.tokens) + " tokens has no first " + std::to_string(tokens) + " tokens");
-    const TileShape shape{tile.codec, tile.flags, tile.dim_k, tile.dim_v, tile.heads};
+    const TileShape shape = shape_of(tile);
     const TileLayout at = tile_layout(shape, tokens);
     auto *planes = static_cast<uint8_t *>(out) + kTileHeaderBytes;
     std::memset(planes, 0, at.end);
@@ -62,7 +62,9 @@ void clip_tile(const TileView &tile, int tokens, void *out)
     if (tile.v_high) clip_v(tile.v_high, 1, tile, tokens, planes + at.v_high);
     if (tile.k_scale) clip_scales(tile.k_scale, tile, tile.dim_k, tokens, planes + at.k_scale);
     if (tile.v_scale) clip_scales(tile.v_scale, tile, tile.dim_v, tokens, planes + at.v_scale);
-    finish_tile(shape, {tile.head, tile.first, tokens}, out);
+    if (shape.means > 0)  // those of V follow those of K, all channels all values
+        std::memcpy(planes + at.means, tile.k_means.values, static_cast<size_t>(shape.means) * mean_bytes(shape));
+    finish_tile(shape, {tile.head, tile.first, tokens, tile.k_means.count}, out);
 }
 
 }  // namespace vkv::kv

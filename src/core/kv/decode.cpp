@@ -108,6 +108,11 @@ void decode_row(const Planes &planes, size_t t, float *out)
     }
 }
 
+void add_means(const Means &means, float *row)
+{
+    for (int i = 0; i < means.count; ++i) row[means.channel(i)] += half_to_float(means.values[i]);
+}
+
 }  // namespace
 
 void decode_tile(const TileView &tile, float *k, float *v)
@@ -116,9 +121,15 @@ void decode_tile(const TileView &tile, float *k, float *v)
     const Planes values{tile.codec, true, tile.tokens, tile.dim_v, tile.v, tile.v_high, tile.v_scale};
     float row[kMaxHeadDim];
     for (size_t t = 0; t < static_cast<size_t>(tile.tokens); ++t) {
-        if (k || (v && tile.values_in_keys())) decode_row(keys, t, row);
+        if (k || (v && tile.values_in_keys())) {
+            decode_row(keys, t, row);
+            add_means(tile.k_means, row);
+        }
         if (k) std::copy_n(row, tile.dim_k, k + t * static_cast<size_t>(tile.dim_k));
-        if (v && !tile.values_in_keys()) decode_row(values, t, row);
+        if (v && !tile.values_in_keys()) {
+            decode_row(values, t, row);
+            add_means(tile.v_means, row);
+        }
         if (v) std::copy_n(row, tile.dim_v, v + t * static_cast<size_t>(tile.dim_v));
     }
 }

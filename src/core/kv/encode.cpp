@@ -48,25 +48,59 @@ void check_place(const TileShape &shape, int head, int32_t first, int tokens)
                                                  " are outside the valid positions 0 to 2147483646");
 }
 
-}  // namespace
-
-EncodePlane plane_encoder(simd::Level level)
+void write_means(const Mean *means, const TileShape &shape, uint8_t *out)
 {
-#if defined(__x86_64__)
-    if (level == simd::Level::avx512) return encode_plane_avx512;
-    if (level == simd::Level::avx2) return encode_plane_avx2;
-#endif
-    static_cast<void>(level);
-    return encode_plane_scalar;
+    const size_t count = static_cast<size_t>(shape.means), width = channel_bytes(shape);
+    for (size_t i = 0; i < count; ++i) {
+        std::memcpy(out + i * sizeof means[i].value, &means[i].value, sizeof means[i].value);
+        std::memcpy(out + count * sizeof means[i].value + i * width, &means[i].channel, width);  // little-endian
+    }
 }
 
-void encode_tile(const TileShape &shape, int head, int32_t first, int tokens, Rows k, Rows v, void *out)
+MeanCounts means_of(const PlaneEncoder &encoder, const TileShape &shape, int tokens, Rows k, Rows v, Mean *out)
 {
+    const int room = most_means(shape, tokens);
+    if (room == 0) return {};
+    PlaneSums sums_k, sums_v;
+    PlaneJob job;
+    job.tokens = tokens;
+    const auto measured = [&](int dim, Rows rows, PlaneSums *sums) -> MeasuredPlane {
+        job.dim = dim;
+        job.data = rows.data;
+        job.stride = rows.stride;
+        encoder.measure(job, sums);
+        return {sums, dim, tokens, is_uniform(shape.codec) ? kUniformGroup : 0};
+    };
+    const MeasuredPlane keys = measured(shape.dim_k, k, &sums_k);
+    return choose_means(keys, (shape.flags & kValuesInKeys) ? MeasuredPlane{} : measured(shape.dim_v, v, &sums_v), room, out);
+}
+
+}  // namespace
+
+const PlaneEncoder &plane_encoder(simd::Level level)
+{
+#if defined(__x86_64__)
+    if (level == simd::Level::avx512) return kAvx512Encoder;
+    if (level == simd::Level::avx2) return kAvx2Encoder;
+#endif
+    static_cast<void>(level);
+    return kScalarEncoder;
+}
+
+size_t encode_tile(const TileShape &asked, int head, int32_t first, int tokens, Rows k, Rows v, void *out)
+{
+    TileShape shape = asked;
+    shape.means = 0;
     check_shape(shape);
     check_place(shape, head, first, tokens);
+    const PlaneEncoder &encoder = plane_encoder(simd::active_level());
+    Mean means[kMostMeans];
+    const MeanCounts counts = means_of(encoder, shape, tokens, k, v, means);
+    shape.means = counts.all;
     const TileLayout at = tile_layout(shape, tokens);
     auto *planes = static_cast<uint8_t *>(out) + kTileHeaderBytes;
     std::memset(planes, 0, at.end);
+    write_means(means, shape, planes + at.means);
 
     Workspace space;
     PlaneJob job;
@@ -80,26 +114,30 @@ void encode_tile(const TileShape &shape, int head, int32_t first, int tokens, Ro
         job.signs[1] = rotation_signs(1);
         job.levels = level_table(bits_of(shape.codec));
     }
-    const EncodePlane encode = plane_encoder(simd::active_level());
 
     job.dim = shape.dim_k;
+    job.means = means;
+    job.mean_count = counts.k;
     job.data = k.data;
     job.stride = k.stride;
     job.codes = planes + at.k;
     job.high = planes + at.k_high;
     job.scales = reinterpret_cast<uint16_t *>(planes + at.k_scale);
-    encode(job);
+    encoder.encode(job);
     if (!(shape.flags & kValuesInKeys)) {
         job.along_tokens = true;
         job.dim = shape.dim_v;
+        job.means = means + counts.k;
+        job.mean_count = counts.all - counts.k;
         job.data = v.data;
         job.stride = v.stride;
         job.codes = planes + at.v;
         job.high = planes + at.v_high;
         job.scales = reinterpret_cast<uint16_t *>(planes + at.v_scale);
-        encode(job);
+        encoder.encode(job);
     }
-    finish_tile(shape, {head, first, tokens}, out);
+    finish_tile(shape, {head, first, tokens, counts.k}, out);
+    return kTileHeaderBytes + at.end;
 }
 
 }  // namespace vkv::kv

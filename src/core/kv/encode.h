@@ -22,6 +22,11 @@ struct LevelTable {
 
 enum class Coding : uint8_t { halves, int8, uniform, rotated };
 
+// Of a channel, as it is taken off.
+struct Mean {
+    uint16_t channel, value;  // value: a half
+};
+
 struct PlaneJob {
     Coding coding = Coding::halves;
     int bits = 16;
@@ -31,19 +36,43 @@ struct PlaneJob {
     size_t stride = 0;
     uint8_t *codes = nullptr, *high = nullptr;  // planes, all zero; high for 3-bit codes only
     uint16_t *scales = nullptr;                 // [scale rows][tokens]
-    const uint32_t *signs[2] = {};              // of the rotation
+    const Mean *means = nullptr;                // [mean_count], taken off before coding
+    int mean_count = 0;
+    const uint32_t *signs[2] = {};  // of the rotation
     LevelTable levels;
     float *x = nullptr;        // [kMaxEncodeDim][kLanes], 64-aligned: values of a block of tokens
     uint8_t *bytes = nullptr;  // [kMaxEncodeDim][kLanes], 64-aligned: their codes
 };
 
-using EncodePlane = void (*)(const PlaneJob &job);
+// Of each channel over the tokens of a plane: what means.cpp chooses by. Dims are padded to a multiple of kLanes.
+struct PlaneSums {
+    alignas(64) float sum[kMaxEncodeDim];
+    alignas(64) float square[kMaxEncodeDim];
+    alignas(64) float most[kMaxEncodeDim];  // the largest magnitude
+};
 
-void encode_plane_scalar(const PlaneJob &job);
+struct PlaneEncoder {
+    void (*encode)(const PlaneJob &job);
+    void (*measure)(const PlaneJob &job, PlaneSums *out);
+};
+
+extern const PlaneEncoder kScalarEncoder;
 #if defined(__x86_64__)
-void encode_plane_avx2(const PlaneJob &job);
-void encode_plane_avx512(const PlaneJob &job);
+extern const PlaneEncoder kAvx2Encoder;
+extern const PlaneEncoder kAvx512Encoder;
 #endif
-EncodePlane plane_encoder(simd::Level level);
+const PlaneEncoder &plane_encoder(simd::Level level);
+
+// The channels of K and of V (null: none) whose means a tile takes off, at most `room` together: written to `out`, those of K
+// first, each ascending. Returns how many are K's, and how many there are.
+struct MeanCounts {
+    int k = 0, all = 0;
+};
+struct MeasuredPlane {
+    const PlaneSums *sums = nullptr;
+    int dim = 0, tokens = 0;
+    int group = 0;  // dims that have a minimum of their own; 0: codes have none
+};
+MeanCounts choose_means(const MeasuredPlane &k, const MeasuredPlane &v, int room, Mean *out);
 
 }  // namespace vkv::kv

@@ -21,6 +21,6 @@ inline void widen(const uint16_t *in, float *out)
 
 }  // namespace
 
-void encode_plane_avx2(const PlaneJob &job) { encode_plane(job); }
+extern constinit const PlaneEncoder kAvx2Encoder = {encode_plane, measure_plane};
 
 }  // namespace vkv::kv

@@ -20,6 +20,6 @@ inline void widen(const uint16_t *in, float *out)
 
 }  // namespace
 
-void encode_plane_avx512(const PlaneJob &job) { encode_plane(job); }
+extern constinit const PlaneEncoder kAvx512Encoder = {encode_plane, measure_plane};
 
 }  // namespace vkv::kv

@@ -64,6 +64,41 @@ void load_block(const PlaneJob &job, Block block)
         }
         for (int d = 0; d < count; ++d) widen(turned[d], job.x + (base + d) * kLanes);
     }
+    for (int i = 0; i < job.mean_count; ++i) {
+        float *channel = job.x + job.means[i].channel * kLanes;
+        const float mean = load_half(job.means[i].value);
+        for (int t = 0; t < block.tokens; ++t) channel[t] -= mean;
+    }
+}
+
+// kLanes dims at a time, token by token: the same order of sums for every width of vectors.
+void measure_plane(const PlaneJob &job, PlaneSums *out)
+{
+    for (int d = 0; d < job.dim; d += kLanes) {
+        const int count = job.dim - d < kLanes ? job.dim - d : kLanes;
+        uint16_t halves[kLanes] = {};
+        float x[kLanes];
+        Floats sum[kLanes / kVector] = {}, square[kLanes / kVector] = {}, most[kLanes / kVector] = {};
+        for (int t = 0; t < job.tokens; ++t) {
+            const uint16_t *row = job.data + static_cast<size_t>(t) * job.stride + d;
+            if (count < kLanes) {
+                __builtin_memcpy(halves, row, static_cast<size_t>(count) * sizeof *halves);
+                row = halves;
+            }
+            widen(row, x);
+            for (int i = 0; i < kLanes / kVector; ++i) {
+                const Floats value = load(x + i * kVector);
+                sum[i] += value;
+                square[i] += value * value;
+                most[i] = larger(magnitude(value), most[i]);
+            }
+        }
+        for (int i = 0; i < kLanes / kVector; ++i) {
+            store(sum[i], out->sum + d + i * kVector);
+            store(square[i], out->square + d + i * kVector);
+            store(most[i], out->most + d + i * kVector);
+        }
+    }
 }
 
 // ---- words -----------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,6 @@ inline void widen(const uint16_t *in, float *out)
 
 }  // namespace
 
-void encode_plane_scalar(const PlaneJob &job) { encode_plane(job); }
+extern constinit const PlaneEncoder kScalarEncoder = {encode_plane, measure_plane};
 
 }  // namespace vkv::kv

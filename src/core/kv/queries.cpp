@@ -22,8 +22,9 @@ void Queries::set(const float *q, int rows, int dim_k, float scale, float softca
 
 namespace {
 
-// No key of a tile is larger (halves times levels, turned by a rotation), so scores of queries below kMostQuery stay finite.
-constexpr double kMostKey = 65504.0 * 127.0 * 32.0;
+// No key of a tile is larger (halves times levels, turned by a rotation, and a mean), so scores of queries below kMostQuery stay
+// finite.
+constexpr double kMostKey = 65504.0 * (127.0 * 32.0 + 1);
 constexpr double kMostQuery = 1e38 / kMostKey;
 
 // Bits of the largest magnitude: of a finite number they are below those of infinity.
@@ -43,13 +44,13 @@ uint32_t most_bits(const float *q, size_t n)
     throw Error(Errc::data_exception, "query of row " + std::to_string(row) + " is too large: its scores would overflow");
 }
 
-void check_query(const float *q, int row, int dim, float scale)
+}  // namespace
+
+bool query_fits(const float *q, int dim, float scale)
 {
     const float most = std::bit_cast<float>(most_bits(q, static_cast<size_t>(dim)));
-    if (!(static_cast<double>(most) * dim * std::fabs(static_cast<double>(scale)) <= kMostQuery)) refuse_query(q, row, dim);
+    return static_cast<double>(most) * dim * std::fabs(static_cast<double>(scale)) <= kMostQuery;
 }
-
-}  // namespace
 
 void Queries::Forms::set(const float *q, int new_rows, int dim_k, float scale, float new_softcap)
 {
@@ -62,7 +63,9 @@ void Queries::Forms::set(const float *q, int new_rows, int dim_k, float scale, f
     if (!std::isfinite(new_softcap) || new_softcap < 0)
         throw Error(Errc::data_exception, "softcap must be finite and not negative, not " + std::to_string(new_softcap));
     const auto dims = static_cast<size_t>(dim_k), count = static_cast<size_t>(new_rows);
-    for (int row = 0; row < new_rows; row++) check_query(q + static_cast<size_t>(row) * dims, row, dim_k, scale);
+    for (int row = 0; row < new_rows; row++)
+        if (!query_fits(q + static_cast<size_t>(row) * dims, dim_k, scale))
+            refuse_query(q + static_cast<size_t>(row) * dims, row, dim_k);
     rows = new_rows;
     dim = dim_k;
     softcap = new_softcap;

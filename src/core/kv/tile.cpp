@@ -73,33 +73,72 @@ TileLayout tile_layout(const TileShape &shape, int tokens)
     const Codec codec = shape.codec;
     const bool values = !(shape.flags & kValuesInKeys), high = has_high_plane(codec);
     const auto scales = [&](int dim) {
-        return pad16(static_cast<size_t>(scale_rows(codec, dim)) * static_cast<size_t>(tokens) * sizeof(uint16_t));
+        return static_cast<size_t>(scale_rows(codec, dim)) * static_cast<size_t>(tokens) * sizeof(uint16_t);
     };
     TileLayout at;
     at.k_high = at.k + pad16(k_plane_bytes(low_bits(codec), tokens, shape.dim_k));
     at.v = at.k_high + (high ? pad16(k_plane_bytes(1, tokens, shape.dim_k)) : 0);
     at.v_high = at.v + (values ? pad16(v_plane_bytes(low_bits(codec), tokens, shape.dim_v)) : 0);
     at.k_scale = at.v_high + (values && high ? pad16(v_plane_bytes(1, tokens, shape.dim_v)) : 0);
-    at.v_scale = at.k_scale + scales(shape.dim_k);
-    at.end = at.v_scale + (values ? scales(shape.dim_v) : 0);
+    at.v_scale = at.k_scale + pad16(scales(shape.dim_k));
+    at.means = values ? at.v_scale + scales(shape.dim_v) : at.k_scale + scales(shape.dim_k);
+    at.end = pad16(at.means + static_cast<size_t>(shape.means) * mean_bytes(shape));
     return at;
 }
 
 size_t tile_bytes(const TileShape &shape, int tokens) { return kTileHeaderBytes + tile_layout(shape, tokens).end; }
 
-int tile_capacity(const TileShape &shape)
+int most_means(const TileShape &shape, int tokens)
+{
+    if (shape.codec == Codec::f16) return 0;
+    const size_t room = kMaxTileData - tile_layout(shape, tokens).means;
+    return static_cast<int>(std::min<size_t>(room / mean_bytes(shape), kMostMeans));
+}
+
+size_t most_tile_bytes(const TileShape &shape, int tokens)
+{
+    TileShape with_means = shape;
+    with_means.means = most_means(shape, tokens);
+    return tile_bytes(with_means, tokens);
+}
+
+int most_tokens(const TileShape &shape)
 {
     check_dims(shape);
     // Sizes grow with tokens, and a token takes more than 4 bytes: its smallest word of K.
     int fits = 0, too_many = kMaxTileData / 4 + 1;
     while (too_many - fits > 1) {
         const int middle = (fits + too_many) / 2;
-        (tile_layout(shape, middle).end <= kMaxTileData ? fits : too_many) = middle;
+        (pad16(tile_layout(shape, middle).means) <= kMaxTileData ? fits : too_many) = middle;
     }
     if (fits == 0)
         throw Error(Errc::invalid_parameter, "a tile has no room for a token: " + shape_of(shape),
                     "Use another codec: codes of three bits take up to 8 bytes for each value dimension of a tile's first token.");
     return fits;
+}
+
+// A token less where that makes room for as many means as keys of models have, but not at the price of more than a fiftieth.
+int tile_capacity(const TileShape &shape)
+{
+    constexpr int kUsualMeans = 8;
+    const int most = most_tokens(shape);
+    if (shape.codec == Codec::f16) return most;
+    int best = most;
+    for (int tokens = most; (most - tokens) * 50 <= most && most_means(shape, best) < kUsualMeans; --tokens)
+        if (most_means(shape, tokens) > most_means(shape, best)) best = tokens;
+    return best;
+}
+
+TileShape shape_of(const TileHeader &header)
+{
+    return {static_cast<Codec>(header.codec), header.flags, header.dim_k, header.dim_v, header.heads,
+            header.means_k + header.means_v};
+}
+
+TileShape shape_of(const TileView &tile)
+{
+    const int means_v = tile.values_in_keys() ? 0 : tile.v_means.count;  // else they are some of K's
+    return {tile.codec, tile.flags, tile.dim_k, tile.dim_v, tile.heads, tile.k_means.count + means_v};
 }
 
 void check_shape(const TileShape &shape)
@@ -143,8 +182,37 @@ void check_header(const TileHeader &header, size_t bytes, const Checks &checks)
     checks.require(header.heads > 0 && header.heads <= kMaxKvHeads, "number of heads", header.heads);
     checks.require(header.head < header.heads, "head", header.head);
     checks.require(uint64_t{header.first} + header.tokens <= INT32_MAX, "first position", header.first);
-    checks.require(header.reserved == 0 && header.reserved2 == 0, "reserved fields", header.reserved | header.reserved2);
+    checks.require(header.reserved2 == 0, "reserved field", header.reserved2);
+    const int means = header.means_k + header.means_v;
+    checks.require(means <= (header.codec == static_cast<uint8_t>(Codec::f16) ? 0 : kMostMeans), "means of channels",
+                   static_cast<uint64_t>(means));
+    checks.require(!(header.flags & kValuesInKeys) || header.means_v == 0, "means of values in keys", header.means_v);
     checks.require(bytes <= kTileHeaderBytes + kMaxTileData, "size in bytes", bytes);
+}
+
+// Channels lead to memory, so they are looked at whenever a tile is.
+void check_means(const Means &means, int dim, const Checks &checks)
+{
+    for (int i = 0, last = -1; i < means.count; last = means.channel(i++)) {
+        checks.require(means.channel(i) < dim && means.channel(i) > last, "mean of channel",
+                       static_cast<uint64_t>(means.channel(i)));
+        checks.require((means.values[i] & 0x7C00) != 0x7C00, "mean", means.values[i]);
+    }
+}
+
+void find_means(const uint8_t *at, const TileShape &shape, const TileHeader &header, const Checks &checks, TileView *view)
+{
+    const int width = static_cast<int>(channel_bytes(shape));
+    const auto *values = reinterpret_cast<const uint16_t *>(at);
+    const uint8_t *channels = at + static_cast<size_t>(shape.means) * sizeof *values;
+    view->k_means = {values, channels, width, header.means_k};
+    view->v_means = {values + header.means_k, channels + width * header.means_k, width, header.means_v};
+    check_means(view->k_means, shape.dim_k, checks);
+    check_means(view->v_means, shape.dim_v, checks);
+    if (!view->values_in_keys()) return;
+    // Values that are the first dims of the keys have their means.
+    view->v_means = {values, channels, width, 0};
+    while (view->v_means.count < header.means_k && view->k_means.channel(view->v_means.count) < shape.dim_v) ++view->v_means.count;
 }
 
 }  // namespace
@@ -155,26 +223,28 @@ TileView view_tile_as(const void *tile, size_t bytes, Errc code)
     checks.require(bytes >= kTileHeaderBytes, "size in bytes", bytes);
     const auto &header = *static_cast<const TileHeader *>(tile);
     check_header(header, bytes, checks);
-    const TileShape shape{static_cast<Codec>(header.codec), header.flags, header.dim_k, header.dim_v, header.heads};
+    const TileShape shape = shape_of(header);
     const TileLayout at = tile_layout(shape, header.tokens);
     checks.require(bytes == kTileHeaderBytes + at.end, "size in bytes", bytes);
     const auto *planes = static_cast<const uint8_t *>(tile) + kTileHeaderBytes;
     const bool values = !(shape.flags & kValuesInKeys), high = has_high_plane(shape.codec), scaled = shape.codec != Codec::f16;
-    return TileView{.codec = shape.codec,
-                    .flags = shape.flags,
-                    .tokens = header.tokens,
-                    .dim_k = shape.dim_k,
-                    .dim_v = shape.dim_v,
-                    .head = header.head,
-                    .heads = shape.heads,
-                    .first = static_cast<int32_t>(header.first),
-                    .id = header.id,
-                    .k = planes + at.k,
-                    .v = values ? planes + at.v : nullptr,
-                    .k_high = high ? planes + at.k_high : nullptr,
-                    .v_high = values && high ? planes + at.v_high : nullptr,
-                    .k_scale = scaled ? reinterpret_cast<const uint16_t *>(planes + at.k_scale) : nullptr,
-                    .v_scale = values && scaled ? reinterpret_cast<const uint16_t *>(planes + at.v_scale) : nullptr};
+    TileView view{.codec = shape.codec,
+                  .flags = shape.flags,
+                  .tokens = header.tokens,
+                  .dim_k = shape.dim_k,
+                  .dim_v = shape.dim_v,
+                  .head = header.head,
+                  .heads = shape.heads,
+                  .first = static_cast<int32_t>(header.first),
+                  .id = header.id,
+                  .k = planes + at.k,
+                  .v = values ? planes + at.v : nullptr,
+                  .k_high = high ? planes + at.k_high : nullptr,
+                  .v_high = values && high ? planes + at.v_high : nullptr,
+                  .k_scale = scaled ? reinterpret_cast<const uint16_t *>(planes + at.k_scale) : nullptr,
+                  .v_scale = values && scaled ? reinterpret_cast<const uint16_t *>(planes + at.v_scale) : nullptr};
+    if (shape.means > 0) find_means(planes + at.means, shape, header, checks, &view);
+    return view;
 }
 
 TileView view_tile(const void *tile, size_t bytes) { return view_tile_as(tile, bytes, Errc::data_corrupted); }
@@ -200,7 +270,8 @@ void finish_tile(const TileShape &shape, const TilePlace &place, void *out)
     header.dim_v = static_cast<uint16_t>(shape.dim_v);
     header.head = static_cast<uint16_t>(place.head);
     header.heads = static_cast<uint16_t>(shape.heads);
-    header.reserved = 0;
+    header.means_k = static_cast<uint8_t>(place.means_k);
+    header.means_v = static_cast<uint8_t>(shape.means - place.means_k);
     header.first = static_cast<uint32_t>(place.first);
     header.reserved2 = 0;
     header.id = new_tile_id();

@@ -26,9 +26,11 @@ constexpr int scale_rows(Codec codec, int dim) { return groups_of(codec, dim) * 
 
 // Offsets from the end of the header; of a plane that the tile has not, that of the next one.
 struct TileLayout {
-    size_t k = 0, k_high = 0, v = 0, v_high = 0, k_scale = 0, v_scale = 0, end = 0;
+    size_t k = 0, k_high = 0, v = 0, v_high = 0, k_scale = 0, v_scale = 0, means = 0, end = 0;
 };
-TileLayout tile_layout(const TileShape &shape, int tokens);
+TileLayout tile_layout(const TileShape &shape, int tokens);  // means: not padded
+constexpr size_t channel_bytes(const TileShape &shape) { return shape.dim_k > 256 || shape.dim_v > 256 ? 2 : 1; }
+constexpr size_t mean_bytes(const TileShape &shape) { return sizeof(uint16_t) + channel_bytes(shape); }
 
 // Bytes of a plane of words, not padded.
 constexpr size_t k_plane_bytes(int bits, int tokens, int dim)
@@ -45,14 +47,18 @@ constexpr size_t v_plane_bytes(int bits, int tokens, int dim)
 // view_tile with the error code of the caller's choice.
 TileView view_tile_as(const void *tile, size_t bytes, Errc code);
 
+// Means that a tile of so many tokens has room for. 0 < tokens <= most_tokens(shape).
+int most_means(const TileShape &shape, int tokens);
+
 // Throws Error(invalid_parameter) for what no tile can be: dimensions, heads, flags.
 void check_shape(const TileShape &shape);
 
-// Where a tile lies in its sequence.
+// Where a tile lies in its sequence, and how many of its means are the keys'.
 struct TilePlace {
     int head = 0;
     int32_t first = 0;
     int tokens = 0;
+    int means_k = 0;
 };
 // The header but for the varlena word, with a new id; the planes must be written already, for the checksum.
 void finish_tile(const TileShape &shape, const TilePlace &place, void *out);

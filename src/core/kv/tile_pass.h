@@ -9,6 +9,7 @@
 #include "core/kv/attend.h"
 #include "core/kv/levels.h"
 #include "core/kv/queries.h"
+#include "core/simd/half.h"
 
 namespace vkv::kv {
 
@@ -101,6 +102,7 @@ public:
         else
             blocks_of_scores(row, rows, out);
         const int tokens = tile_.tokens;
+        if (tile_.k_means.count > 0 && !tile_.before_rope()) add_means_of_keys(row, rows, out);
         if (forms_.softcap > 0)
             for (int r = 0; r < rows; r++)
                 kernels_.softcap(out + static_cast<size_t>(r) * stride_, padded(tokens, 16), forms_.softcap);
@@ -131,6 +133,16 @@ public:
                 kernels_.decode_values[static_cast<int>(tile_.codec)]({job_, t, count, block, o_stride});
             kernels_.block_values({block, count, weights + t, stride_, rows, o, o_stride});
         }
+    }
+
+    // What the means of the values add to the sums of a row, in the caller's basis. False: nothing.
+    bool has_means_of_values() const { return tile_.v_means.count > 0 && !(tile_.values_in_keys() && tile_.before_rope()); }
+    void add_means_of_values(const float *weights, float *sums) const
+    {
+        float weight = 0;
+        for (int t = 0; t < tile_.tokens; t++) weight += weights[t];
+        const Means &means = tile_.v_means;
+        for (int i = 0; i < means.count; i++) sums[means.channel(i)] += weight * half_to_float(means.values[i]);
     }
 
     // Dimension of the sums of a tile whose values are in the rotated basis.
@@ -169,6 +181,22 @@ private:
                              stride_, &ahead_});
     }
 
+    // The same number for all tokens. Keys that are turned when they are read get theirs before (blocks_of_scores).
+    void add_means_of_keys(int row, int rows, float *out) const
+    {
+        const QueryRows &plain = forms_.in_basis(false, false, kernels_);
+        const Means &means = tile_.k_means;
+        for (int r = 0; r < rows; r++) {
+            const float *q = plain.q + static_cast<size_t>(row + r) * plain.stride;
+            double sum = 0;
+            for (int i = 0; i < means.count; i++)
+                sum += static_cast<double>(q[means.channel(i)]) * static_cast<double>(half_to_float(means.values[i]));
+            const auto more = static_cast<float>(sum);
+            float *scores = out + static_cast<size_t>(r) * stride_;
+            for (int t = 0; t < tile_.tokens; t++) scores[t] += more;
+        }
+    }
+
     void blocks_of_scores(int row, int rows, float *out)
     {
         const int dim = tile_.dim_k;
@@ -179,6 +207,7 @@ private:
             const int count = std::min(kBlock, tile_.tokens - t);
             kernels_.decode_keys[static_cast<int>(tile_.codec)]({job_, t, count, block, kBlock});
             if (rotated_ && tile_.before_rope()) turn_back(block);
+            if (tile_.before_rope()) add_means(block);
             if (v) copy_values(block, count, v + static_cast<size_t>(t) * v_stride, v_stride);
             if (tile_.before_rope()) {
                 RopeBlock rope = forms_.phases.at(*selection_.rope, int64_t{tile_.first} + t);
@@ -197,6 +226,16 @@ private:
             for (int d = 0; d < tile_.dim_k; d++) key[d] = block[d * kBlock + lane];
             rotate_back_by(kernels_, key, tile_.dim_k);
             for (int d = 0; d < tile_.dim_k; d++) block[d * kBlock + lane] = key[d];
+        }
+    }
+
+    void add_means(float *block) const
+    {
+        const Means &means = tile_.k_means;
+        for (int i = 0; i < means.count; i++) {
+            float *channel = block + means.channel(i) * kBlock;
+            const float mean = half_to_float(means.values[i]);
+            for (int lane = 0; lane < kBlock; lane++) channel[lane] += mean;
         }
     }
 

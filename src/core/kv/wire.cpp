@@ -93,8 +93,9 @@ class ContentCheck {
 public:
     ContentCheck(const void *tile, size_t bytes, Errc code) : view_(view_tile_as(tile, bytes, code)), code_(code)
     {
-        const TileShape shape{view_.codec, view_.flags, view_.dim_k, view_.dim_v, view_.heads};
+        const TileShape shape = shape_of(*static_cast<const TileHeader *>(tile));
         layout_ = tile_layout(shape, view_.tokens);
+        means_end_ = layout_.means + static_cast<size_t>(shape.means) * mean_bytes(shape);
         planes_ = static_cast<const uint8_t *>(tile) + kTileHeaderBytes;
     }
 
@@ -112,8 +113,9 @@ public:
             if (values) finite(layout_.v, v_plane_bytes(bits, view_.tokens, dim_v));
             return;
         }
-        check_scales(view_.dim_k, layout_.k_scale, layout_.v_scale);
-        if (values) check_scales(dim_v, layout_.v_scale, layout_.end);
+        check_scales(view_.dim_k, layout_.k_scale, values ? layout_.v_scale : layout_.means);
+        if (values) check_scales(dim_v, layout_.v_scale, layout_.means);
+        zero(means_end_, layout_.end);
     }
 
 private:
@@ -171,11 +173,19 @@ private:
     {
         const size_t size = static_cast<size_t>(scale_rows(view_.codec, dim)) * static_cast<size_t>(view_.tokens) * 2;
         finite(at, size);
+        // Minima, behind the scales, may be negative.
+        const size_t scales = static_cast<size_t>(groups_of(view_.codec, dim)) * static_cast<size_t>(view_.tokens) * 2;
+        for (size_t i = 0; i < scales; i += 2) {
+            uint16_t half;
+            std::memcpy(&half, planes_ + at + i, sizeof half);
+            if (half > 0x8000) fail("a scale in it is negative");
+        }
         zero(at + size, next);
     }
 
     TileView view_;
     TileLayout layout_;
+    size_t means_end_;
     const uint8_t *planes_;
     Errc code_;
 };

@@ -106,6 +106,9 @@ void wait_for(int socket)
         const uint64_t time = now_us(), deadline = session->deadline_us;
         if (deadline != 0 && time >= deadline)
             throw TimedOut(message("no answer within %llu ms", static_cast<unsigned long long>((time - session->asked_us) / 1000)));
+        // Its socket stays open while it cannot end (uninterruptible sleep).
+        if (session->generation != 0 && pg_atomic_read_u64(&shared()->killed) == session->generation)
+            throw offload::Lost("it was killed");
         const long left = deadline == 0 ? kStepMs : static_cast<long>((deadline - time) / 1000 + 1);
         const bool readable = pg_call([=] {
             CHECK_FOR_INTERRUPTS();

@@ -22,6 +22,7 @@ namespace {
 
 constexpr int kControl = 3;  // in the helper
 constexpr size_t kLongestLine = 1000;
+constexpr int kLastWaits = 100, kLastWaitUs = 10000;
 
 [[noreturn]] void fail(const std::string &what)
 {
@@ -94,8 +95,7 @@ Process::~Process()
 {
     if (running()) {
         signal(SIGKILL);
-        while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-        }
+        for (int i = 0; i < kLastWaits && waitpid(pid_, nullptr, WNOHANG) == 0; ++i) usleep(kLastWaitUs);
     }
     close_files();
 }
@@ -150,9 +150,16 @@ void Process::signal(int number) noexcept
 std::optional<int> Process::ended()
 {
     int status = 0;
+    std::erase_if(abandoned_, [](int pid) { return waitpid(pid, nullptr, WNOHANG) != 0; });
     if (!running() || waitpid(pid_, &status, WNOHANG) != pid_) return {};
     pid_ = 0;
     return status;
+}
+
+void Process::abandon() noexcept
+{
+    if (running()) abandoned_.push_back(pid_);
+    pid_ = 0;
 }
 
 bool Process::send(const offload::Message &message) noexcept

@@ -27,6 +27,9 @@ public:
     void signal(int number) noexcept;
     // The status as of waitpid, once it has ended. Collects it; the rest of what it logged can still be read.
     std::optional<int> ended();
+    // Waits no longer for a process that was killed and does not end: nothing ends one in uninterruptible sleep. It is collected
+    // whenever it does, by a later call of ended().
+    void abandon() noexcept;
     void close_files() noexcept;
 
     // False when the socket takes none.
@@ -39,6 +42,7 @@ public:
 private:
     int pid_ = 0, control_ = -1, errors_ = -1;
     std::string partial_;
+    std::vector<int> abandoned_;
 };
 
 // In words: "exit code 1", "signal 9 (Killed)".

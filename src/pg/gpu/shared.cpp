@@ -63,8 +63,8 @@ void on_startup()
         memory->record.state = State::starting;
         memory->record.since = memory->counted_since = GetCurrentTimestamp();
         strlcpy(memory->record.reason, "the supervisor has not started it yet", sizeof memory->record.reason);
-        pg_atomic_uint64 *atomics[] = {&memory->ready, &memory->refreshes_wanted, &memory->refreshes_done, &memory->answered,
-                                       &memory->waited_us};
+        pg_atomic_uint64 *atomics[] = {&memory->ready,          &memory->killed,   &memory->refreshes_wanted,
+                                       &memory->refreshes_done, &memory->answered, &memory->waited_us};
         for (pg_atomic_uint64 *atomic : atomics) pg_atomic_init_u64(atomic, 0);
         pg_atomic_init_u32(&memory->cpu_device, 0);
         for (pg_atomic_uint64 &cause : memory->causes) pg_atomic_init_u64(&cause, 0);

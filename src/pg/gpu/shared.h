@@ -72,6 +72,7 @@ struct Shared {
     Latch *supervisor;
 
     pg_atomic_uint64 ready;       // generation of the helper that takes calls; 0: none
+    pg_atomic_uint64 killed;      // of the one that was killed last: whoever waits for it waits for nothing
     pg_atomic_uint32 cpu_device;  // that helper has no GPU
     pg_atomic_uint64 refreshes_wanted, refreshes_done;
     ConditionVariable refreshed;

@@ -1,8 +1,7 @@
 // Keeps the helper program running, as a background worker (worker.cpp). It never touches a device, holds no database connection
 // and leaves by proc_exit alone, so that nothing that happens to the helper reaches the server.
 //
-//   off ──> starting ──> ready ──> (ended, or killed: it hangs) ──> waiting ──> starting ...      a pause of 1 s, doubled up to 60
-//   s
+//   off ──> starting ──> ready ──> (ended, or killed: it hangs) ──> waiting ──> starting ...     a pause of 1 s, doubled up to 60 s
 //                  └──> no device: not started again until the configuration is read again
 //
 // While the helper is ready the supervisor is its client, too: the arena it maps holds the counters, also when the helper is gone.
@@ -11,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +32,8 @@ constexpr int64_t kMs = 1000, kSecond = 1000 * kMs;
 constexpr int64_t kFirstPause = kSecond, kLongestPause = 60 * kSecond, kRanWell = 60 * kSecond;
 constexpr int64_t kStartLimit = 120 * kSecond;  // a device may take long to come up
 constexpr int64_t kStopLimit = 3 * kSecond;
-constexpr int kNoDevice = 4;  // the helper's exit code
+constexpr int64_t kEndLimit = 3 * kSecond;  // of a killed process; one in uninterruptible sleep may never end
+constexpr int kNoDevice = 4;                // the helper's exit code
 
 int64_t now()
 {
@@ -75,7 +76,7 @@ public:
     void run();
 
 private:
-    enum class Phase { idle, starting, ready, stopping };
+    enum class Phase { idle, starting, ready, stopping, killed };
 
     void reload();
     void step();
@@ -87,7 +88,7 @@ private:
     void watch();
     void stop();
     void kill(const std::string &why);
-    void bury(int status);
+    void bury(std::optional<int> status);
     void pause(const std::string &why);
     void rest(State state, const std::string &why);
     void publish(State state, const std::string &reason);
@@ -97,10 +98,10 @@ private:
     std::vector<std::string> command_;
     Process process_;
     offload::Client client_;
-    Phase phase_ = Phase::idle;
-    bool open_ = false;     // the helper's side of the control socket
-    bool refused_ = false;  // another start with the same command line is of no use
-    int64_t start_at_ = 0, started_ = 0, kill_at_ = 0, ping_at_ = 0, unanswered_ = 0, pause_ = kFirstPause;
+    Phase phase_ = Phase::idle, killed_in_ = Phase::idle;  // killed_in_: what it was in before it was killed
+    bool open_ = false;                                    // the helper's side of the control socket
+    bool refused_ = false;                                 // another start with the same command line is of no use
+    int64_t start_at_ = 0, started_ = 0, kill_at_ = 0, ping_at_ = 0, unanswered_ = 0, give_up_at_ = 0, pause_ = kFirstPause;
     std::string killed_for_, last_error_;
 };
 
@@ -241,29 +242,37 @@ void Supervisor::watch()
     if (phase_ != Phase::idle && kill_at_ != 0 && time >= kill_at_) kill(killed_for_);
 }
 
+// From now on nobody is sent to it, and who waits for it is told; it may take its time to end.
 void Supervisor::kill(const std::string &why)
 {
-    killed_for_ = why;
-    process_.signal(SIGKILL);
     kill_at_ = 0;
+    if (phase_ == Phase::killed) return;
+    killed_for_ = why;
+    killed_in_ = phase_;
+    phase_ = Phase::killed;
+    give_up_at_ = now() + kEndLimit;
+    process_.signal(SIGKILL);
+    publish(State::starting, "the GPU helper is being killed: " + why);
+    pg_atomic_write_u64(&shared()->killed, shared()->record.generation);
 }
 
 // Orderly: what runs is answered.
 void Supervisor::stop()
 {
-    if (!process_.running() || phase_ == Phase::stopping) return;
+    if (!process_.running() || phase_ == Phase::stopping || phase_ == Phase::killed) return;
     publish(State::starting, "the GPU helper is being started anew");
     phase_ = Phase::stopping;
     process_.signal(SIGTERM);
     kill_at_ = now() + kStopLimit;
 }
 
-// The helper has ended.
-void Supervisor::bury(int status)
+// The helper has ended, or, without a status, does not although it was killed.
+void Supervisor::bury(std::optional<int> status)
 {
     hear();
-    const bool stopped = phase_ == Phase::stopping, ran_well = phase_ == Phase::ready && now() - started_ >= kRanWell;
-    const bool no_device = phase_ == Phase::starting && WIFEXITED(status) && WEXITSTATUS(status) == kNoDevice;
+    const Phase phase = phase_ == Phase::killed ? killed_in_ : phase_;
+    const bool stopped = phase == Phase::stopping, ran_well = phase == Phase::ready && now() - started_ >= kRanWell;
+    const bool no_device = phase == Phase::starting && status && WIFEXITED(*status) && WEXITSTATUS(*status) == kNoDevice;
     {
         const Locked locked(LW_EXCLUSIVE);
         if (client_.connected()) add(&shared()->ended, counters_of(client_.arena()));
@@ -274,11 +283,14 @@ void Supervisor::bury(int status)
     process_.close_files();
     unlink(kSocketPath);
     if (ran_well) pause_ = kFirstPause;
-    std::string why = "it ended with " + describe_status(status);
-    if (!killed_for_.empty() && WIFSIGNALED(status))
+    std::string why;
+    if (!status)
+        why = message("process %d was killed and does not end: ", process_.pid()) + killed_for_;
+    else if (!killed_for_.empty() && WIFSIGNALED(*status))
         why = "it was killed: " + killed_for_;
-    else if (!last_error_.empty())
-        why += ": " + last_error_;
+    else
+        why = "it ended with " + describe_status(*status) + (last_error_.empty() ? "" : ": " + last_error_);
+    if (!status) process_.abandon();
     kill_at_ = 0;
     killed_for_.clear();
     if (stopped) {
@@ -313,7 +325,10 @@ void Supervisor::step()
     if (process_.running()) {
         hear();
         watch();
-        if (const auto status = process_.ended()) bury(*status);
+        if (const auto status = process_.ended())
+            bury(status);
+        else if (phase_ == Phase::killed && now() >= give_up_at_)
+            bury({});
     }
     if (pg_atomic_read_u64(&shared()->refreshes_wanted) != pg_atomic_read_u64(&shared()->refreshes_done)) read_counters();
     if (process_.running() || refused_ || now() < start_at_ || ShutdownRequestPending) return;
@@ -325,7 +340,7 @@ void Supervisor::step()
 
 int64_t Supervisor::next_event() const
 {
-    if (process_.running() && (!open_ || phase_ == Phase::stopping)) return 20 * kMs;
+    if (process_.running() && (!open_ || phase_ == Phase::stopping || phase_ == Phase::killed)) return 20 * kMs;
     const int64_t time = now();
     int64_t next = time + 10 * kSecond;
     if (phase_ == Phase::ready) next = std::min(next, ping_at_);

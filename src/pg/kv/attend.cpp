@@ -128,15 +128,15 @@ int positive_or(FunctionCallInfo fcinfo, int at, const char *name, int least, in
 void read_options(FunctionCallInfo fcinfo, AttendRequest *r, int at)
 {
     const double scale = PG_ARGISNULL(at) ? 1 / std::sqrt(static_cast<double>(r->cache->dim_k)) : PG_GETARG_FLOAT8(at);
-    if (!std::isfinite(scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
     r->scale = static_cast<float>(scale);
+    if (!std::isfinite(r->scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
     r->causal = PG_ARGISNULL(at + 1) || PG_GETARG_BOOL(at + 1);
     r->window = positive_or(fcinfo, at + 2, "window", 1, 0);
     r->sinks = positive_or(fcinfo, at + 3, "sinks", 0, 0);
     const double softcap = PG_ARGISNULL(at + 4) ? 0 : PG_GETARG_FLOAT8(at + 4);
-    if (!std::isfinite(softcap) || softcap < 0)
-        throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
     r->softcap = static_cast<float>(softcap);
+    if (!std::isfinite(r->softcap) || softcap < 0)
+        throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
 }
 
 void read_layers(FunctionCallInfo fcinfo, AttendRequest *r, bool many_layers)

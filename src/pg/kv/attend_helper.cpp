@@ -323,11 +323,13 @@ uint64_t bytes_to_read(const AttendRequest &r)
     return static_cast<uint64_t>(bytes * r.layers);
 }
 
-bool finite_queries(const AttendRequest &r)
+bool queries_fit(const AttendRequest &r)
 {
-    const size_t n = static_cast<size_t>(r.layers) * static_cast<size_t>(r.batch) * r.heads() * static_cast<size_t>(r.q_len) *
-                     static_cast<size_t>(r.cache->dim_k);
-    return std::all_of(r.queries, r.queries + n, [](float q) { return std::isfinite(q); });
+    const size_t rows = static_cast<size_t>(r.layers) * static_cast<size_t>(r.batch) * r.heads() * static_cast<size_t>(r.q_len);
+    const auto dim = static_cast<size_t>(r.cache->dim_k);
+    for (size_t row = 0; row < rows; ++row)
+        if (!query_fits(r.queries + row * dim, r.cache->dim_k, r.scale)) return false;
+    return true;
 }
 
 bool may_read_some(Oid table)
@@ -343,7 +345,7 @@ bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *
     if (helper::use() == helper::Use::off) return false;
     const char *why = nullptr;
     offload::Client *client = helper::client_for({bytes_to_read(r), 0}, &why);
-    if (!client || !finite_queries(r)) return false;  // the CPU's code says which number it is
+    if (!client || !queries_fit(r)) return false;  // the CPU's code says which is not finite or too large
     SealedTable table;
     bool direct = tail_read_directly(r.cache);
     if (direct) direct = open_sealed(r.cache, &table);

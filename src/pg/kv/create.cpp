@@ -290,6 +290,12 @@ SQL_FUNCTION(kv_create_cache)
     register_cache(fcinfo, r);
     const Oid header = relation_named(r, "");
     SPI_finish();
+    if (r.values_in_keys)
+        ereport(NOTICE,
+                errmsg("without a scale of their own, queries of this cache are scaled by 1 / sqrt(%d), the dimension of its keys",
+                       r.head_dim),
+                errhint("Models with multi-head latent attention scale by the dimension that keys have before they are compressed, "
+                        "for example 1 / sqrt(192): pass it as scale."));
     PG_RETURN_OID(header);
 }
 

@@ -39,7 +39,7 @@ public:
         const auto h = static_cast<size_t>(tile.head);
         states_[h].add(queries_[h], tile, selection_);
         ++work_.tiles;
-        work_.bytes += tile_bytes(cache_->shape(tile.codec), tile.tokens);
+        work_.bytes += tile_bytes(shape_of(tile), tile.tokens);
     }
 
     void finish(const AttendRequest &r, float *output, float *lse) const

@@ -68,9 +68,10 @@ void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, cons
     for (int i = 0; i < count; ++i) {
         const TilePlan &p = plans[i];
         const TileShape shape = c->shape(p.codec);
-        SET_VARSIZE(tile, tile_bytes(shape, p.tokens));
         for (int head = 0; head < c->kv_heads; ++head) {
-            encode_tile(shape, head, p.pos, p.tokens, decoded.keys(head, p.pos), decoded.values(head, p.pos), tile);
+            const size_t bytes =
+                encode_tile(shape, head, p.pos, p.tokens, decoded.keys(head, p.pos), decoded.values(head, p.pos), tile);
+            SET_VARSIZE(tile, bytes);
             insert_tile(c, extent, layer, head, p.pos, tile);
         }
         CHECK_FOR_INTERRUPTS();

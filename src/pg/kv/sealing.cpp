@@ -73,11 +73,11 @@ void write_tiles(Cache *c, int64_t extent, const Tokens &tokens, const TilePlan 
         for (int i = 0; i < count; ++i) {
             const TilePlan &p = plans[i];
             const TileShape shape = c->shape(p.codec);
-            SET_VARSIZE(tile, tile_bytes(shape, p.tokens));
             for (int head = 0; head < c->kv_heads; ++head) {
                 const int slot = layer * c->kv_heads + head;
-                encode_tile(shape, head, p.pos, p.tokens, reader.keys(slot, p.pos, p.tokens), reader.values(slot, p.pos, p.tokens),
-                            tile);
+                const size_t bytes = encode_tile(shape, head, p.pos, p.tokens, reader.keys(slot, p.pos, p.tokens),
+                                                 reader.values(slot, p.pos, p.tokens), tile);
+                SET_VARSIZE(tile, bytes);
                 insert_tile(c, extent, layer, head, p.pos, tile);
             }
             CHECK_FOR_INTERRUPTS();

@@ -25,8 +25,6 @@ Datum read_tile_datum(Bytes wire)
     return PointerGetDatum(tile);
 }
 
-TileShape shape_of(const TileView &tile) { return {tile.codec, tile.flags, tile.dim_k, tile.dim_v, tile.heads}; }
-
 bool checksum_holds(const TileHeader *tile) { return tile_checksum(tile, VARSIZE(tile)) == tile->crc; }
 
 TensorHeader *make_matrix(int rows, int columns)

@@ -117,7 +117,7 @@ TileHeader *next_tile(Encoding *e)
     const Rows k{e->k + row * width_k, width_k};
     const Rows v = e->v == nullptr ? Rows{} : Rows{e->v + row * width_v, width_v};
     TileHeader *tile = make_tile(e->shape, count);
-    encode_tile(e->shape, e->head, e->first + e->token, count, k, v, tile);
+    SET_VARSIZE(tile, encode_tile(e->shape, e->head, e->first + e->token, count, k, v, tile));
     e->token += count;
     return tile;
 }
@@ -197,7 +197,8 @@ SQL_FUNCTION(kv_token_tile)
         throw Error(Errc::data_exception, message("NaN or infinite value in slot %d", a.slot));
     }
     TileHeader *tile = make_tile(shape, 1);
-    encode_tile(shape, a.head, a.position, 1, Rows{row, stride}, in_keys ? Rows{} : Rows{row + a.dim_k, stride}, tile);
+    SET_VARSIZE(tile,
+                encode_tile(shape, a.head, a.position, 1, Rows{row, stride}, in_keys ? Rows{} : Rows{row + a.dim_k, stride}, tile));
     return PointerGetDatum(tile);
 }
 

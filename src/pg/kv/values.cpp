@@ -86,9 +86,9 @@ StateHeader *make_state(int rows, int dim)
 
 TileHeader *make_tile(const TileShape &shape, int tokens)
 {
-    const size_t bytes = tile_bytes(shape, tokens);
+    const size_t bytes = most_tile_bytes(shape, tokens);
     auto *tile = pg_call([&] { return static_cast<TileHeader *>(palloc(bytes)); });
-    SET_VARSIZE(tile, bytes);
+    SET_VARSIZE(tile, tile_bytes(shape, tokens));
     return tile;
 }
 

@@ -40,8 +40,9 @@ Look read_look(FunctionCallInfo fcinfo)
     const double softcap = PG_ARGISNULL(7) ? 0 : PG_GETARG_FLOAT8(7);
     look.window = PG_ARGISNULL(5) ? 0 : PG_GETARG_INT32(5);
     look.sinks = PG_ARGISNULL(6) ? 0 : PG_GETARG_INT32(6);
-    if (!std::isfinite(scale)) throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
-    if (!std::isfinite(softcap) || softcap < 0)
+    if (!std::isfinite(static_cast<float>(scale)))
+        throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
+    if (!std::isfinite(static_cast<float>(softcap)) || softcap < 0)
         throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
     if (!PG_ARGISNULL(5) && look.window < 1)
         throw Error(Errc::invalid_parameter, message("window must be at least 1, not %d", look.window));
