@@ -199,8 +199,7 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
                         parts.scale_row(pass.kernels(), row + r, forms.factors[static_cast<size_t>(r)]);
             const Sums &sums = pass.rotated_values() ? parts.rotated : parts.o;
             pass.values(scores, rows, sums.newest(row), sums.stride());
-            for (int r = 0; r < rows && pass.has_means_of_values(); r++)
-                pass.add_means_of_values(scores + static_cast<size_t>(r) * pass.stride(), parts.o.newest(row + r));
+            if (pass.has_means_of_values()) pass.add_means_of_values(scores, rows, parts.o.newest(row), parts.o.stride());
         }
         row += rows;
     }

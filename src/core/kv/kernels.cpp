@@ -92,6 +92,7 @@ extern constinit const AttendKernels kPlainAttend = {
     .softcap = softcap,
     .hadamard = hadamard,
     .scale = scale,
+    .shift = shift,
 };
 
 const AttendKernels &attend_kernels(simd::Level level)

@@ -139,6 +139,7 @@ struct AttendKernels {
     void (*softcap)(float *x, size_t n, float cap);   // n a multiple of 16
     void (*hadamard)(float *x, int p);                // orthonormal, in place; p a power of two, at least kBlock
     void (*scale)(float *x, size_t n, float factor);  // n a multiple of 16
+    void (*shift)(float *x, size_t n, float by);      // n a multiple of 16
 };
 
 const AttendKernels &attend_kernels(simd::Level level);

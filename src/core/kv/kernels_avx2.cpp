@@ -102,6 +102,7 @@ extern constinit const AttendKernels kAvx2Attend = {
     .softcap = softcap,
     .hadamard = hadamard,
     .scale = scale,
+    .shift = shift,
 };
 
 }  // namespace vkv::kv

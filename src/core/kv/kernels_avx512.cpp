@@ -210,6 +210,7 @@ extern constinit const AttendKernels kAvx512Attend = {
     .softcap = softcap,
     .hadamard = hadamard,
     .scale = scale,
+    .shift = shift,
 };
 
 }  // namespace vkv::kv

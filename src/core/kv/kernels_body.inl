@@ -52,6 +52,11 @@ void scale(float *x, size_t n, float factor)
     for (size_t i = 0; i < n; i += kLanes) store(x + i, load(x + i) * factor);
 }
 
+void shift(float *x, size_t n, float by)
+{
+    for (size_t i = 0; i < n; i += kLanes) store(x + i, load(x + i) + by);
+}
+
 // The scores of one row become weights. Whether m grows is asked of all lanes at once; only then are lanes reduced.
 inline void softmax_row(const SoftmaxJob &job, int row, bool &grew)
 {

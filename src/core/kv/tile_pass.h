@@ -2,6 +2,7 @@
 // attend.cpp, which keeps the sums.
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <string>
 
@@ -135,14 +136,24 @@ public:
         }
     }
 
-    // What the means of the values add to the sums of a row, in the caller's basis. False: nothing.
+    // What the means of the values add to the sums of rows, in the caller's basis.
     bool has_means_of_values() const { return tile_.v_means.count > 0 && !(tile_.values_in_keys() && tile_.before_rope()); }
-    void add_means_of_values(const float *weights, float *sums) const
+    void add_means_of_values(const float *weights, int rows, float *sums, size_t sums_stride) const
     {
-        float weight = 0;
-        for (int t = 0; t < tile_.tokens; t++) weight += weights[t];
-        const Means &means = tile_.v_means;
-        for (int i = 0; i < means.count; i++) sums[means.channel(i)] += weight * half_to_float(means.values[i]);
+        const PlainMeans means(tile_.v_means);
+        for (int r = 0; r < rows; r++, weights += stride_, sums += sums_stride) {
+            const float weight = weight_of_tile(weights);
+            for (int i = 0; i < means.count; i++) sums[means.channels[i]] += weight * means.values[i];
+        }
+    }
+
+    float weight_of_tile(const float *weights) const
+    {
+        Floats sums_of[4] = {};  // weights are zero from the last token to a multiple of kBlock
+        for (int t = 0; t < tile_.tokens; t += kBlock)
+            for (int i = 0; i < 4; i++) sums_of[i] += floats_at(weights + t + 4 * i);
+        const Floats four = (sums_of[0] + sums_of[1]) + (sums_of[2] + sums_of[3]);
+        return (four[0] + four[1]) + (four[2] + four[3]);
     }
 
     // Dimension of the sums of a tile whose values are in the rotated basis.
@@ -150,6 +161,26 @@ public:
     bool rotated_values() const { return rotated_ && !(tile_.values_in_keys() && tile_.before_rope()); }
 
 private:
+    struct PlainMeans {
+        explicit PlainMeans(const Means &of) : count(of.count)
+        {
+            for (int i = 0; i < count; i++) {
+                values[i] = half_to_float(of.values[i]);
+                channels[i] = of.channel(i);
+            }
+        }
+        int count;
+        float values[kMostMeans];
+        int channels[kMostMeans];
+    };
+    typedef float Floats __attribute__((vector_size(16)));
+    static Floats floats_at(const float *p)
+    {
+        Floats x;
+        std::memcpy(&x, p, sizeof x);
+        return x;
+    }
+
     using ScoresKernel = void (*)(const ScoreJob &);
     using ValuesKernel = void (*)(const ValueJob &);
     bool few_rows() const { return tile_.codec == Codec::f16 || forms_.rows <= kernels_.most_rows_of_codes; }
@@ -185,15 +216,14 @@ private:
     void add_means_of_keys(int row, int rows, float *out) const
     {
         const QueryRows &plain = forms_.in_basis(false, false, kernels_);
-        const Means &means = tile_.k_means;
+        const PlainMeans means(tile_.k_means);
         for (int r = 0; r < rows; r++) {
             const float *q = plain.q + static_cast<size_t>(row + r) * plain.stride;
             double sum = 0;
             for (int i = 0; i < means.count; i++)
-                sum += static_cast<double>(q[means.channel(i)]) * static_cast<double>(half_to_float(means.values[i]));
-            const auto more = static_cast<float>(sum);
-            float *scores = out + static_cast<size_t>(r) * stride_;
-            for (int t = 0; t < tile_.tokens; t++) scores[t] += more;
+                sum += static_cast<double>(q[means.channels[i]]) * static_cast<double>(means.values[i]);
+            kernels_.shift(out + static_cast<size_t>(r) * stride_, padded(static_cast<size_t>(tile_.tokens), kBlock),
+                           static_cast<float>(sum));
         }
     }
 
