@@ -54,7 +54,7 @@ void copy_cut(Cache *c, const Sequence *s, const Cut &cut, int64_t extent)
             if (tile_checksum(tile, VARSIZE(tile)) != tile->crc) damaged_tile(c, s, key, "is damaged: its checksum differs");
             const int32_t tokens = cut.stop - cut.begin;
             if (view.tokens <= tokens) damaged_tile(c, s, key, "ends elsewhere than those of other heads and layers");
-            const TileShape shape{view.codec, view.flags, view.dim_k, view.dim_v, view.heads};
+            const TileShape shape = shape_of(view);
             auto *part = static_cast<TileHeader *>(palloc(tile_bytes(shape, tokens)));
             SET_VARSIZE(part, tile_bytes(shape, tokens));
             clip_tile(view, tokens, part);
