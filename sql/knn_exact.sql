@@ -205,6 +205,11 @@ BEGIN
   END LOOP;
 END $$;
 SELECT distance FROM knn_exact('ke', 'v', ARRAY['[3,4]']::vector[], 1);
+-- a statement that calls it a thousand times keeps no memory of the calls
+CREATE FUNCTION pg_temp.memory(int) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT sum(used_bytes) FROM pg_backend_memory_contexts); END $$;
+SELECT max(memory) - min(memory) < 100000 AS given_back
+  FROM (SELECT CASE WHEN i IN (100, 1100) THEN pg_temp.memory(i) END AS memory
+          FROM generate_series(1, 1100) AS i CROSS JOIN LATERAL knn_exact('ke', 'v', ARRAY['[3,4]']::vector[], i % 2 + 1) AS k) AS t;
 
 DROP VIEW ksv;
 DROP TABLE ks, "K d";

@@ -45,3 +45,15 @@ CREATE TABLE vector_long (v vector);
 INSERT INTO vector_long SELECT array_agg(i % 1000)::vector FROM generate_series(1, 16000) AS i;
 SELECT vector_dims(v), v <-> v AS zero, pg_column_size(v) FROM vector_long;
 DROP TABLE vector_t, vector_long;
+-- an inner product whose sum leaves single precision on the way is still a number
+SELECT inner_product('[3e38,3e38,1]'::vector, '[3e38,-3e38,1]'), '[2e38,2e38]'::vector <#> '[2,-1.5]', '[3e38]'::vector <#> '[3e38]';
+-- what an index leaves out is found beside it (docs/hnsw.md)
+CREATE TEMP TABLE left_out (id int, embedding vector(2));
+INSERT INTO left_out VALUES (1, '[1,0]'), (2, NULL), (3, '[0,0]'), (4, '[0,1]'), (5, '[1,1]');
+CREATE INDEX ON left_out USING hnsw (embedding vector_cosine_ops);
+SET enable_seqscan = off;
+SELECT id FROM left_out ORDER BY embedding <=> '[1,0]' LIMIT 10;
+(SELECT id, embedding <=> '[1,0]' AS distance FROM left_out ORDER BY embedding <=> '[1,0]' LIMIT 10)
+UNION ALL
+(SELECT id, 'NaN' FROM left_out WHERE embedding IS NULL OR vector_norm(embedding) = 0 LIMIT 10)
+ORDER BY distance, id LIMIT 10;

@@ -11,6 +11,20 @@ namespace vkv::nearest {
 
 inline double clamp_similarity(double x) { return x > 1 ? 1 : (x < -1 ? -1 : x); }  // NaN stays
 
+// An inner product whose sum in single precision left the range: infinity less infinity is no number, and a part of the sum may be
+// too large though the whole is not.
+inline float wide_inner_product(const float *a, const float *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    return static_cast<float>(sum);
+}
+inline float inner_product(const float *a, const float *b, size_t n)
+{
+    const float product = simd::kernels().ip_f32(a, b, n);
+    return std::isfinite(product) ? product : wide_inner_product(a, b, n);
+}
+
 // 1 - cosine; NaN when a vector is zero.
 inline double cosine_distance(simd::CosineParts parts)
 {
@@ -39,7 +53,7 @@ private:
             case Metric::l2:
                 return static_cast<double>(k.l2_f32(a, b, dim));
             case Metric::ip:
-                return -static_cast<double>(k.ip_f32(a, b, dim));
+                return -static_cast<double>(inner_product(a, b, dim));
             case Metric::cosine:
                 return cosine_distance(k.cosine_f32(a, b, dim));
             default:

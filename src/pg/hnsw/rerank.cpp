@@ -3,6 +3,11 @@
 
 #include "pg/hnsw/rerank.h"
 
+#include <cmath>
+#include <limits>
+
+#include "core/nearest/distance.h"
+
 namespace vkv::hnsw {
 
 HeapReader::HeapReader(Relation heap, Relation index, MemoryContext context)
@@ -32,6 +37,17 @@ Datum HeapReader::indexed_value(bool *isnull)
     return values[0];
 }
 
+// The exact distance, unless the operator, which adds in single precision, has none: beyond the range it says infinity, and that
+// the cosine of vectors so long is no number, which comes last. Rows come in the operator's order there, too.
+static double settled_distance(Metric metric, const VectorView &query, const VectorView &x)
+{
+    if (query.scalar == Scalar::f32) {
+        const double d = nearest::Distance{metric, query.scalar, query.dim}.compared(query.data, x.data);
+        if (!std::isfinite(d)) return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
+    }
+    return exact_distance(metric, query, x);
+}
+
 std::optional<double> HeapReader::distance(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape,
                                            const VectorView &query)
 {
@@ -47,7 +63,7 @@ std::optional<double> HeapReader::distance(std::span<const ItemPointerData> tids
             return !isnull;
         });
         std::optional<double> d;
-        if (have && x.dim == query.dim) d = exact_distance(shape.metric, query, x);
+        if (have && x.dim == query.dim) d = settled_distance(shape.metric, query, x);
         pg_call([&] {
             ExecClearTuple(slot_);
             MemoryContextReset(context_);

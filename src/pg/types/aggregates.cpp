@@ -22,7 +22,9 @@ State state_argument(FunctionCallInfo fcinfo, int i, const char *caller)
 {
     ArrayType *array = PG_GETARG_ARRAYTYPE_P(i);
     bool valid = ARR_NDIM(array) == 1 && ARR_DIMS(array)[0] >= 1 && !ARR_HASNULL(array) && ARR_ELEMTYPE(array) == FLOAT8OID;
-    if (!valid) throw Error(Errc::internal, message("%s: expected state array", caller));
+    if (!valid)
+        throw Error(Errc::invalid_parameter, message("%s: expected state array", caller),
+                    "A state is a double precision[] of one dimension without nulls: a count, then a sum for each dimension.");
     return {array, reinterpret_cast<float8 *>(ARR_DATA_PTR(array)), ARR_DIMS(array)[0] - 1};
 }
 

@@ -52,7 +52,7 @@ Datum sparse_to_dense(FunctionCallInfo fcinfo)
     auto *result = Traits::make(v->dim);
     for (int i = 0; i < v->nnz; ++i) {
         int32_t index = v->indices()[i];
-        if (index < 0 || index >= v->dim) throw Error(Errc::internal, "index out of bounds");
+        if (index < 0 || index >= v->dim) throw Error(Errc::data_corrupted, "index out of bounds");
         result->values()[index] = to_element<Traits>(v->values()[i]);
     }
     return PointerGetDatum(result);

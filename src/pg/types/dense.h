@@ -32,7 +32,7 @@ struct VectorTraits {
     static void decode(Bytes payload, float *out) { decode_floats(payload, out); }
     static void encode(std::span<const float> values, uint8_t *out) { encode_vector(values, out); }
     static float l2(const float *a, const float *b, size_t n) { return simd::kernels().l2_f32(a, b, n); }
-    static float ip(const float *a, const float *b, size_t n) { return simd::kernels().ip_f32(a, b, n); }
+    static float ip(const float *a, const float *b, size_t n) { return nearest::inner_product(a, b, n); }
     static float l1(const float *a, const float *b, size_t n) { return simd::kernels().l1_f32(a, b, n); }
     static simd::CosineParts cosine(const float *a, const float *b, size_t n) { return simd::kernels().cosine_f32(a, b, n); }
 };

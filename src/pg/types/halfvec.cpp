@@ -5,6 +5,7 @@
 #include "pg/boundary/pg.h"
 #include "pg/types/dense.h"
 #include "pg/types/dense_io.h"
+#include "pg/types/sum_state.h"
 
 namespace vkv {
 
@@ -56,8 +57,11 @@ SQL_FUNCTION(halfvec_subvector) { return dense_subvector<Traits>(fcinfo); }
 
 // arithmetic
 
+// also what sum() goes on with
 SQL_FUNCTION(halfvec_add)
 {
+    MemoryContext aggregate;
+    if (AggCheckCallContext(fcinfo, &aggregate) != 0) return add_to_sum<Traits>(fcinfo, aggregate);
     return dense_arithmetic<Traits, false>(fcinfo, [](float a, float b) { return a + b; });
 }
 
