@@ -119,6 +119,19 @@ SELECT kv.append('exact', 1, numbers(7, 1, 1, 90, 64), numbers(8, 1, 1, 90, 64))
 SELECT k = kv.at(numbers(7, 1, 1, 90, 64), 0) AS k FROM kv.fetch('exact', 1, 0, 100);
 SELECT * FROM kv.check_cache('exact');
 
+-- Halves hold what bf16 does but for the smallest numbers, which a notice says once.
+CREATE FUNCTION same_bf16(x real) RETURNS kv.tensor LANGUAGE sql AS $$ SELECT kv."cast"(kv.reshape(array_fill(x, ARRAY[64])::kv.tensor, '{1,1,1,64}'), 'bf16') $$;
+SELECT kv.append('exact', 3, same_bf16(0.01), same_bf16(0.00001)), kv.append('exact', 3, same_bf16(65280), same_bf16(0));
+SELECT kv.append('exact', 3, same_bf16(1e-7), same_bf16(1));
+SELECT kv.append('exact', 3, same_bf16(1e-7), same_bf16(1e-30));
+SELECT kv.drop_sequence('exact', 3);
+DROP FUNCTION same_bf16;
+
+-- A cache is there for what follows in the statement that made it.
+SELECT kv.append(kv.create_cache('fresh', 1, 1, 1, 64), 1, numbers(1, 1, 1, 3, 64), numbers(2, 1, 1, 3, 64));
+SELECT kv.append('fresh', 1, numbers(1, 1, 1, 3, 64), numbers(2, 1, 1, 3, 64)), kv.append('fresh', 1, numbers(1, 1, 1, 3, 64), numbers(2, 1, 1, 3, 64));
+SELECT kv.drop_cache('fresh');
+
 -- The end.
 SELECT kv.drop_sequence('chat', 7), kv.drop_sequence('chat', 7);
 SELECT kv.drop_sequence('chat', 8), kv.drop_sequence('chat', 9);

@@ -44,6 +44,16 @@ CREATE FUNCTION kv.create_cache(
 	rope_pairing text DEFAULT 'half', rope_frequencies float8[] DEFAULT NULL) RETURNS regclass
 	AS 'MODULE_PATHNAME', 'kv_create_cache' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
+-- Tables of a cache that a dump has brought here become one again; the tail is what its table is.
+CREATE FUNCTION kv.adopt_cache(
+	cache regclass, layers int, q_heads int, kv_heads int, head_dim int, codec text DEFAULT 'int8',
+	tail text DEFAULT NULL, tail_tokens int DEFAULT 128, sink_tokens int DEFAULT 4,
+	value_dim int DEFAULT NULL, values_in_keys boolean DEFAULT false,
+	model text DEFAULT NULL, revision text DEFAULT NULL,
+	keys text DEFAULT 'after_rope', rope_theta float8 DEFAULT NULL, rope_dims int DEFAULT NULL,
+	rope_pairing text DEFAULT 'half', rope_frequencies float8[] DEFAULT NULL) RETURNS regclass
+	AS 'MODULE_PATHNAME', 'kv_adopt_cache' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION kv.drop_cache(cache regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'kv_drop_cache' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 

@@ -1,4 +1,5 @@
-# Eight clients append to sequences of their own and to shared ones, fork, truncate, drop, seal, recode, attend and vacuum together.
+# Eight clients append to sequences of their own and to shared ones, fork, truncate, drop, seal, recode, attend and vacuum together, in
+# caches with logged and unlogged tails, at every isolation level; some statements append and read several times, some in PL functions.
 # Afterwards every sequence holds what its clients wrote, the cache is sound and no tile is left that no sequence refers to.
 # Runs for half of VKV_STRESS_SECONDS (60).
 use strict;
@@ -16,66 +17,119 @@ my $seconds = ($ENV{VKV_STRESS_SECONDS} // 60) / 2;
 my $node = kv_node('kv_concurrency', settings => ['max_connections = 40', 'deadlock_timeout = 200ms']);
 create_cache($node, 'exact', "codec => 'f16'");
 create_cache($node, 'small', "codec => 'int8', tail_tokens => 16, sink_tokens => 2");
-my @caches = qw(exact small);
+create_cache($node, 'loose', "codec => 'f16', tail => 'unlogged'");
+create_cache($node, 'lean', "codec => 'int8', tail_tokens => 16, sink_tokens => 2, tail => 'unlogged'");
+my @caches = qw(exact small loose lean);
+my @levels = ('read committed', 'read committed', 'read committed', 'read committed', 'read committed', 'repeatable read', 'serializable');
+$node->safe_psql('postgres', <<'SQL');
+-- An append in pieces, with reads between them; a trigger that reads at each change.
+CREATE FUNCTION in_pieces(cache regclass, seq bigint, first int, count int) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+	n int;
+BEGIN
+	FOR i IN 0 .. count - 1 LOOP
+		n := kv.append(cache, seq, k(first + i, 1), v(first + i, 1));
+		ASSERT kv.length(cache, seq) = n;
+	END LOOP;
+	RETURN n;
+END $$;
+CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	ASSERT kv.length(TG_RELID, NEW.seq) = NEW.length, 'length ' || NEW.length || ' as its row says';
+	RETURN NULL;
+END $$;
+CREATE TRIGGER look AFTER UPDATE OF length ON loose FOR EACH ROW WHEN (NEW.seq % 10 = 1) EXECUTE FUNCTION look();
+SQL
 my $tokens = $KVCache::TOKENS;
 my @shared = (1, 2);    # sequences that several clients append to
+my @shared_caches = qw(exact loose);
 
 # A client's own share of the sample tells its tokens apart: client c appends tokens c * 128 .. c * 128 + 127 to shared sequences.
 sub shared_append
 {
 	my ($number, $log) = @_;
-	my $seq = $shared[ rand @shared ];
+	my ($cache, $seq) = ($shared_caches[ rand @shared_caches ], $shared[ rand @shared ]);
 	my $count = 1 + int rand 6;
 	my $from = $number * 128 + int rand(128 - $count);
-	push @{ $log->{$seq} }, [ $from .. $from + $count - 1 ];
-	return "SELECT kv.append('exact', $seq, k($from, $count), v($from, $count));\n";
+	push @{ $log->{"$cache $seq"} }, [ $from .. $from + $count - 1 ];
+	my $dice = rand 100;
+	if ($dice < 30 && $count > 1)
+	{
+		my ($next, $rest) = ($from + 1, $count - 1);
+		return "BEGIN; SELECT kv.append('$cache', $seq, k($from, 1), v($from, 1)), kv.length('$cache', $seq) > 0, kv.append('$cache', $seq, k($next, $rest), v($next, $rest)); COMMIT;\n";
+	}
+	return "SELECT in_pieces('$cache', $seq, $from, $count);\n" if $dice < 50;
+	return "SELECT kv.append('$cache', $seq, k($from, $count), v($from, $count));\n";
 }
 
-# One client: batches of random transactions on its own sequences of a cache, mixed with work on the shared ones.
+# Work on the shared sequences that goes with a transaction.
+sub shared_work
+{
+	my ($number, $state) = @_;
+	my $dice = rand 100;
+	return shared_append($number, $state->{shared}) if $dice < 30;
+	if ($dice < 34)
+	{
+		my ($cache, $from) = ($shared_caches[ rand @shared_caches ], $shared[ rand @shared ]);
+		my $to = 100_000 + 1000 * $number + $state->{forked}++;
+		push @{ $state->{forks} }, [ $cache, $to, $from ];
+		return "SELECT kv.fork('$cache', $from, $to);\n";
+	}
+	if ($dice < 36 && @{ $state->{forks} })
+	{
+		# One's own fork of a shared sequence, whose tiles others use: cut it, or give it back.
+		my ($cache, $seq) = @{ $state->{forks}[-1] };
+		return "SELECT kv.truncate('$cache', $seq, least(kv.length('$cache', $seq), 40));\n" if rand() < 0.5;
+		pop @{ $state->{forks} };
+		return "SELECT kv.drop_sequence('$cache', $seq);\n";
+	}
+	return attend_shared() if $dice < 50;
+	return '';
+}
+
+sub attend_shared
+{
+	my ($cache, $layer) = ($shared_caches[ rand @shared_caches ], int rand 2);
+	return "SELECT kv.attend('$cache', '{1,2,1}', $layer, q_batch($layer, 3)) IS NULL;\n";
+}
+
+# One client: batches of random transactions on its own sequences of a cache, mixed with work on the shared ones. Above READ COMMITTED it
+# reads the shared ones only, all of it in transactions, and what fails to serialize is tried again.
 sub run_client
 {
 	my ($number, $file) = @_;
 	srand(4711 + $number);
-	my ($cache, $first) = ($caches[ $number % 2 ], 1000 + 10 * $number);
-	my $state = { cache => $cache, first => $first, model => {}, shared => {}, forks => [], done => 0, error => '' };
-	my ($end, $fork) = (time() + $seconds, 0);
+	my ($cache, $first, $level) = ($caches[ $number % 4 ], 1000 + 10 * $number, $levels[$number]);
+	my $lossy = $cache =~ /small|lean/ ? 1 : 0;
+	my $state = { cache => $cache, first => $first, model => {}, shared => {}, forks => [], forked => 0, done => 0, tried => 0, error => '' };
+	local $ENV{PGOPTIONS} = "-c default_transaction_isolation=" . ($level =~ s/ /\\ /gr);
+	my $end = time() + $seconds;
 	while (time() < $end && $state->{error} eq '')
 	{
-		my $work = random_work($cache, $state->{model}, $first, 25, lossy => $cache eq 'small');
+		my $work = random_work($cache, $state->{model}, $first, 25, lossy => $lossy);
 		foreach my $step (@$work)
 		{
-			my $dice = rand 100;
-			if ($dice < 30) { $step->{sql} .= shared_append($number, $state->{shared}); }
-			elsif ($dice < 34)
-			{
-				my $to = 100_000 + 1000 * $number + $fork++;
-				my $from = $shared[ rand @shared ];
-				$step->{sql} .= "SELECT kv.fork('exact', $from, $to);\n";
-				push @{ $state->{forks} }, [ $to, $from ];
-			}
-			elsif ($dice < 36 && @{ $state->{forks} })
-			{
-				# One's own fork of a shared sequence, whose tiles others use: cut it, or give it back.
-				my $last = $state->{forks}[-1];
-				if (rand() < 0.5) { $step->{sql} .= "SELECT kv.truncate('exact', $last->[0], least(kv.length('exact', $last->[0]), 40));\n"; }
-				else { $step->{sql} .= "SELECT kv.drop_sequence('exact', $last->[0]);\n"; pop @{ $state->{forks} }; }
-			}
-			elsif ($dice < 50)
-			{
-				my $layer = int rand 2;
-				$step->{sql} .= "SELECT kv.attend('exact', '{1,2,1}', $layer, q_batch($layer, 3)) IS NULL;\n";
-			}
+			if ($level eq 'read committed') { $step->{sql} .= shared_work($number, $state); next; }
+			my $sql = $step->{sql} =~ s/^BEGIN;\n//r;
+			my $last = $sql =~ s/(COMMIT|ROLLBACK);\n$// ? $1 : 'COMMIT';
+			$step->{sql} = "BEGIN;\n" . attend_shared() . "$sql$last;\n";
 		}
-		my ($done, $error) = finish_client(start_client($node, $work));
-		$state->{done} += $done;
-		$state->{error} = $error if $error ne '' || $done != @$work;
+		my @rest = @$work;
+		while (@rest && $state->{error} eq '')
+		{
+			my ($done, $error) = finish_client(start_client($node, \@rest));
+			$state->{done} += $done;
+			splice @rest, 0, $done;
+			if ($level ne 'read committed' && $error =~ /could not serialize access/) { $state->{tried}++; next; }
+			$state->{error} = $error || 'it ended early' if $error ne '' || @rest;
+		}
 		$state->{model} = $work->[-1]{model};
 	}
 	nstore($state, $file);
 	return;
 }
 
-$node->safe_psql('postgres', "SELECT kv.append('exact', seq, k(1000, 2), v(1000, 2)) FROM unnest(ARRAY[1, 2]) seq");
+$node->safe_psql('postgres', "SELECT kv.append(cache, seq, k(1000, 2), v(1000, 2)) FROM unnest('{exact,loose}'::regclass[]) cache, unnest(ARRAY[1, 2]) seq");
 my $folder = tempdir(CLEANUP => 1);
 my @clients;
 foreach my $number (0 .. 6)
@@ -108,17 +162,18 @@ foreach my $number (0 .. 6)
 }
 cmp_ok($done, '>', 100, "the clients did work: $done transactions");
 ok_cache($node, $_, "$_ is sound") foreach @caches;
-ok_contents($node, 'small', $model{small}, 'small holds what its clients wrote');
-ok_contents($node, 'exact', $model{exact}, 'exact holds what its clients wrote', only => [ keys %{ $model{exact} } ]);
+foreach my $cache (@caches) { ok_contents($node, $cache, $model{$cache}, "$cache holds what its clients wrote", only => [ keys %{ $model{$cache} } ]); }
+cmp_ok((grep { $_->{done} > 10 } @states), '==', 7, 'each client got on: ' . join(', ', map { "$_->{done} ($_->{tried} tried again)" } @states));
 
 # Shared sequences: every append whole, in each client's order, nothing lost.
 my %number;    # bytes of a token => its number in the sample
 $number{ KVCache::sample_part('k', 0, [$_]) } = $_ foreach 0 .. $tokens - 1;
 my %stored;
-foreach my $seq (@shared)
+foreach my $shared (map { my $cache = $_; map { [ $cache, $_ ] } @shared } @shared_caches)
 {
-	my $length = $node->safe_psql('postgres', "SELECT kv.length('exact', $seq)");
-	my $bytes = pack 'H*', $node->safe_psql('postgres', "SELECT encode(kv.bytes(k), 'hex') FROM kv.fetch('exact', $seq, 0)");
+	my ($cache, $seq) = @$shared;
+	my $length = $node->safe_psql('postgres', "SELECT kv.length('$cache', $seq)");
+	my $bytes = pack 'H*', $node->safe_psql('postgres', "SELECT encode(kv.bytes(k), 'hex') FROM kv.fetch('$cache', $seq, 0)");
 	my $row = 2 * $KVCache::DIM;
 	my @numbers;
 	foreach my $at (0 .. $length - 1)
@@ -126,9 +181,9 @@ foreach my $seq (@shared)
 		my $token = join '', map { substr $bytes, ($_ * $length + $at) * $row, $row } 0 .. $KVCache::KV_HEADS - 1;
 		push @numbers, $number{$token} // -1;
 	}
-	$stored{$seq} = \@numbers;
+	$stored{"$cache $seq"} = \@numbers;
 	my @rest = @numbers[ 2 .. $#numbers ];
-	my @queues = map { [ @{ $_->{shared}{$seq} // [] } ] } @states;
+	my @queues = map { [ @{ $_->{shared}{"$cache $seq"} // [] } ] } @states;
 	my $problem = '';
 	while (@rest)
 	{
@@ -140,19 +195,19 @@ foreach my $seq (@shared)
 		last;
 	}
 	$problem ||= 'appends are missing' if grep { @$_ } @queues;
-	is($problem, '', "shared sequence $seq: $length tokens, every append whole and in order");
-	ok_contents($node, 'exact', { $seq => { tokens => $stored{$seq} } }, "shared sequence $seq: all layers", only => [$seq]);
+	is($problem, '', "shared sequence $seq of $cache: $length tokens, every append whole and in order");
+	ok_contents($node, $cache, { $seq => { tokens => $stored{"$cache $seq"} } }, "shared sequence $seq of $cache: all layers", only => [$seq]);
 }
 
 # Forks of a shared sequence hold the tokens that it had.
 my ($forks, $wrong) = (0, '');
 foreach my $fork (map { @{ $_->{forks} } } @states)
 {
-	my ($to, $from) = @$fork;
-	my $length = $node->safe_psql('postgres', "SELECT kv.length('exact', $to)");
+	my ($cache, $to, $from) = @$fork;
+	my $length = $node->safe_psql('postgres', "SELECT kv.length('$cache', $to)");
 	$forks++;
 	next if $forks > 40;
-	$wrong .= difference($node, 'exact', { $to => { tokens => [ @{ $stored{$from} }[ 0 .. $length - 1 ] ] } }, only => [$to]);
+	$wrong .= difference($node, $cache, { $to => { tokens => [ @{ $stored{"$cache $from"} }[ 0 .. $length - 1 ] ] } }, only => [$to]);
 }
 is($wrong, '', "$forks forks of shared sequences hold what was there");
 

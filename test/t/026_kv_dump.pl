@@ -47,6 +47,52 @@ foreach my $format (qw(plain custom))
 	is(in($database, "SELECT count(*) FROM pg_class WHERE relname LIKE 'chat%' OR relname LIKE 'exact%'"), '0', "$format: and dropped");
 }
 
+# Some tables only: kv.adopt_cache makes them a cache again, once it has looked at them.
+{
+	my $file = $node->basedir . '/tables.sql';
+	$node->command_ok([ 'pg_dump', '-t', 'chat', '-t', 'chat_*', '-t', 'kv_sample', '-f', $file, '-d', $node->connstr('postgres') ], 'tables: dumped');
+	in('postgres', 'CREATE DATABASE adopted TEMPLATE template0');
+	in('adopted', 'CREATE EXTENSION vectorkv CASCADE; CREATE ROLE other');
+	$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $file, '-d', $node->connstr('adopted') ], 'tables: restored');
+	my $q = "kv.reshape(kv.slice(kv.slice(s.value, 0, 1, 1), 2, 15, 1), '{1,9,64}')";
+	my $fails = sub {
+		my ($arguments, $before) = @_;
+		my ($status, $out, $err) = $node->psql('adopted', "\\set VERBOSITY verbose\nBEGIN; " . ($before ? "$before; " : '') . "SELECT kv.adopt_cache($arguments)", on_error_stop => 1);
+		return $err =~ /ERROR:  (\w{5}: .*)/ ? $1 : "none: $err";
+	};
+	like($fails->("'chat_tail', 2, 9, 3, 64"), qr/^42809: table "chat_tail" is not one/, 'not the tail');
+	like($fails->("'kv_sample', 2, 9, 3, 64"), qr/^42809: /, 'not any table');
+	like($fails->("'chat', 3, 9, 3, 64"), qr/^22023: .*layer 0 to 1, not 0 to 2/, 'more layers than there are');
+	like($fails->("'chat', 2, 9, 1, 64"), qr/^22023: .*head 0 to 2, not 0 to 0/, 'other heads');
+	like($fails->("'chat', 2, 9, 3, 32"), qr/^22023: .*keys of 64 dimensions/, 'other dimensions');
+	like($fails->("'chat', 2, 9, 3, 64, value_dim => 32"), qr/^22023: .*values of 64/, 'other values');
+	like($fails->("'chat', 2, 9, 3, 64, keys => 'before_rope', rope_theta => 10000"), qr/^22023: .*another geometry/, 'other keys');
+	like($fails->("'chat', 2, 9, 3, 64, tail => 'unlogged'"), qr/^22023: the tail of cache "chat" is logged/, 'another tail');
+	like($fails->("'chat', 2, 9, 3, 64", 'SET ROLE other'), qr/^42501: must be owner of/, 'not by others');
+	like($fails->("'chat', 2, 9, 3, 64", 'ALTER TABLE chat_sealed OWNER TO other'), qr/^42501: .*another owner/, 'not of two owners');
+	like($fails->("'chat', 2, 9, 3, 64", 'DROP TABLE chat_tail CASCADE'), qr/^42P01: table "public.chat_tail"/, 'not without the tail');
+	like($fails->("'chat', 2, 9, 3, 64", 'ALTER TABLE chat DROP COLUMN epoch'), qr/^42809: /, 'not without a column');
+	like($fails->("'chat', 2, 9, 3, 64", 'ALTER TABLE chat RENAME COLUMN length TO tokens'), qr/^42809: /, 'not under other names');
+	like($fails->("'chat', 2, 9, 3, 64", 'ALTER TABLE chat_tail DROP CONSTRAINT chat_tail_pkey'), qr/^42809: /, 'not without the key');
+	like($fails->("'chat', 2, 9, 3, 64", 'DROP VIEW chat_tile; CREATE TABLE chat_tile ()'), qr/^42809: /, 'not with a table for the view');
+	in('adopted', "SELECT kv.adopt_cache('chat', 2, 9, 3, 64, model => 'SmolLM2-135M', revision => 'r1'); DROP VIEW IF EXISTS nothing");
+	like($fails->("'chat', 2, 9, 3, 64"), qr/^42710: /, 'not twice');
+	my $same = sub { return $_[0]->("SELECT seq, layer, kv.attend('chat', ARRAY[seq], layer, $q) FROM chat, generate_series(0, 1) layer, kv_sample s WHERE s.name = 'q' ORDER BY seq, layer"); };
+	is($same->(sub { in('adopted', $_[0]) }), $same->(sub { in('postgres', $_[0]) }), 'adopted: it answers as before');
+	is(in('adopted', "SELECT * FROM kv.check_cache('chat')"), '', 'adopted: it is sound');
+	is(in('adopted', "SELECT count(*) > 0 FROM chat_tile WHERE seq = 9"), 't', 'adopted: it has its view');
+	my $tokens = "kv.slice((SELECT value FROM kv_sample WHERE name = 'k_post'), 2, 200, 100)";
+	is(in('adopted', "SELECT kv.append('chat', 9, $tokens, $tokens, 200, 'SmolLM2-135M')"), '300', 'adopted: it takes tokens');
+	# The documentation's query makes the call.
+	my $call = in('postgres', "SELECT format('SELECT kv.adopt_cache(%L, %s, %s, %s, %s, %L, %L, %s, %s, %s, %L, %L, %L, %L, %L, %L, coalesce(%L, ''half''), %L)', cache, layers, q_heads, kv_heads, head_dim, "
+		  . "codec, CASE WHEN tail_logged THEN 'logged' ELSE 'unlogged' END, tail_tokens, sink_tokens, value_dim, values_in_keys, model, revision, keys, rope_theta, rope_dims, rope_pairing, rope_frequencies) "
+		  . "FROM kv.caches WHERE cache = 'chat'::regclass");
+	in('adopted', "DELETE FROM kv.caches; DROP VIEW chat_tile; $call");
+	is(in('adopted', $listed), (grep { /^chat\|/ } split /\n/, $caches)[0], 'adopted: by the call that kv.caches tells');
+	is(in('adopted', "SELECT count(*) > 0 FROM chat_tile WHERE seq = 9"), 't', 'adopted: a missing view is made');
+	in('adopted', "SELECT kv.drop_cache('chat')");
+}
+
 # COPY: tiles as they are stored.  Read again they are checked and get a new content id; answers do not change.
 my $copy = $node->basedir . '/tiles.copy';
 foreach my $format (qw(binary text))

@@ -135,6 +135,22 @@ size_t first_not_finite_f16(Dtype dtype, const void *in, size_t n)
     return n;
 }
 
+size_t inexact_bf16(const void *in, size_t n)
+{
+    // A value is (128 + fraction) * 2^(exponent - 134), the step of the smallest halves 2^-24.
+    constexpr int kExact = 110;
+    size_t inexact = 0;
+    for (size_t i = 0; i < n; ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, static_cast<const char *>(in) + i * sizeof bits, sizeof bits);
+        const int exponent = (bits >> 7) & 0xff;
+        if (exponent >= kExact || (bits & 0x7fff) == 0) continue;
+        const int dropped = kExact - exponent, significand = 128 + (bits & 0x7f);
+        if (exponent == 0 || dropped > 7 || (significand & ((1 << dropped) - 1)) != 0) ++inexact;
+    }
+    return inexact;
+}
+
 void from_f32(Dtype dtype, const float *in, void *out, size_t n)
 {
     if (n == 0) return;

@@ -54,6 +54,8 @@ std::string shape_text(const TensorView &tensor);
 void to_f32(Dtype dtype, const void *in, float *out, size_t n);
 void to_f16(Dtype dtype, const void *in, uint16_t *out, size_t n);
 size_t first_not_finite_f16(Dtype dtype, const void *in, size_t n);
+// How many values of bf16 halves do not hold exactly: magnitudes below 2^-17, where steps of halves are wider than theirs.
+size_t inexact_bf16(const void *in, size_t n);
 void from_f32(Dtype dtype, const float *in, void *out, size_t n);
 float element(Dtype dtype, const void *data, size_t index);
 

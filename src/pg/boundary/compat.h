@@ -167,6 +167,15 @@ inline Oid primary_key_index(Relation rel)
 #endif
 }
 
+inline bool owns_relation(Oid relation, Oid user)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(RelationRelationId, relation, user);
+#else
+    return pg_class_ownercheck(relation, user);
+#endif
+}
+
 // A new last page, pinned and exclusively locked.
 inline Buffer extend_relation(Relation rel, ForkNumber fork)
 {
@@ -217,29 +226,9 @@ inline relopt_parse_elt relopt(const char *name, relopt_type type, size_t offset
     return row;
 }
 
-// Makes a set-returning function return a tuplestore. PostgreSQL's own InitMaterializedSRF looks up the result type in the memory
-// of the statement and leaves the better part of a kilobyte there with each call.
-inline void init_materialized(FunctionCallInfo fcinfo)
-{
-    auto *info = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
-    if (!info || !IsA(info, ReturnSetInfo))
-        ereport(ERROR,
-                (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("set-valued function called in context that cannot accept a set")));
-    if (!(info->allowedModes & SFRM_Materialize))
-        ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                        errmsg("materialize mode required, but it is not allowed in this context")));
-    MemoryContext old = CurrentMemoryContext;
-    MemoryContext lookup = AllocSetContextCreate(old, "result type", ALLOCSET_SMALL_SIZES);
-    MemoryContextSwitchTo(lookup);
-    TupleDesc desc;
-    if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE) elog(ERROR, "return type must be a row type");
-    MemoryContextSwitchTo(info->econtext->ecxt_per_query_memory);
-    info->setDesc = CreateTupleDescCopy(desc);
-    info->setResult = tuplestore_begin_heap((info->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
-    info->returnMode = SFRM_Materialize;
-    MemoryContextSwitchTo(old);
-    MemoryContextDelete(lookup);
-}
+// Makes a set-returning function return a tuplestore. The row type that the caller expects is the declared one; to look it up would
+// leave memory in the context of the query at each call.
+inline void init_materialized(FunctionCallInfo fcinfo) { InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC); }
 
 }  // namespace vkv::compat
 

@@ -8,6 +8,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/change.h"
 #include "pg/kv/foreign_code.h"
 #include "pg/kv/sealing.h"
 #include "pg/kv/statistics.h"
@@ -43,6 +44,17 @@ void check_tensor(const Cache *c, const char *what, const TensorView &t, int dim
     snprintf(text, sizeof text, "%s has shape %s, cache \"%s\" takes [%d, %d, tokens, %d]", what, shape_text(t).c_str(), c->name,
              c->layers, c->kv_heads, dim);
     throw Error(Errc::data_exception, text, {}, "The dimensions are layers, kv_heads, tokens, head_dim.");
+}
+
+// Once a session and cache: numbers of bf16 that halves do not hold are not what they were.
+void note_rounding(Cache *c, const TensorView &t)
+{
+    if (c->said_rounding || t.dtype != Dtype::bf16) return;
+    const size_t inexact = inexact_bf16(t.data, t.elements());
+    if (inexact == 0) return;
+    c->said_rounding = true;
+    ereport(NOTICE, errmsg("%zu of %zu bf16 numbers are rounded in cache \"%s\", which keeps f16", inexact, t.elements(), c->name),
+            errdetail("Magnitudes below 2^-17 lose bits, those below 2^-25 become zero; all others are kept exactly."));
 }
 
 // The locked header of a sequence; made if there is none.
@@ -166,9 +178,11 @@ int32_t append(const Append &a)
     tokens.count_new = static_cast<int32_t>(a.k.shape[2]);
     tokens.k = a.k;
     tokens.v = a.v;
+    begin_writing(c, a.seq);
     write_sealing(c, s, &tokens, extension.sealing);
-    tokens.tail = TailHalves{s->length, 0, nullptr, nullptr};
+    tokens.tail = TailHalves{s->length, 0, nullptr, nullptr, nullptr};
     write_tail(c, s->own(), tokens, std::max(extension.sealing.stop, s->length), extension.length);
+    end_writing();
     return extension.length;
 }
 
@@ -179,7 +193,7 @@ SQL_FUNCTION(kv_append)
     const char *const names[] = {"cache", "seq", "k"};
     require_arguments(fcinfo, names, 3);
     const StatTimer timer(Operation::append);
-    SPI_connect();
+    begin_change();
     Append a{};
     a.cache = cache_of(PG_GETARG_OID(0));
     refuse_foreign_code(a.cache);
@@ -203,15 +217,17 @@ SQL_FUNCTION(kv_append)
             throw Error(Errc::data_exception, text);
         }
     }
+    note_rounding(a.cache, a.k);
+    if (!a.cache->values_in_keys) note_rounding(a.cache, a.v);
     const int32_t length = append(a);
-    SPI_finish();
+    end_change();
     count_work(Operation::append, {1, a.k.shape[2], 0, a.k.bytes() + a.v.bytes()});
     PG_RETURN_INT32(length);
 }
 
 SQL_FUNCTION(kv_seal)
 {
-    SPI_connect();
+    begin_change();
     Cache *c = cache_of(PG_GETARG_OID(0));
     refuse_foreign_code(c);
     Sequence *s = lock_sequence_or_raise(c, PG_GETARG_INT64(1), CurrentMemoryContext);
@@ -222,10 +238,12 @@ SQL_FUNCTION(kv_seal)
         Tokens tokens;
         tokens.first_new = length;
         if (!extend_sequence(c, s, length, sealing.stop)) no_sequence(c, s->seq);
+        begin_writing(c, s->seq);
         write_sealing(c, s, &tokens, sealing);
+        end_writing();
         count = sealing.stop - s->sealed;
     }
-    SPI_finish();
+    end_change();
     PG_RETURN_INT32(count);
 }
 

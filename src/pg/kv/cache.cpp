@@ -91,17 +91,25 @@ const Rope *make_rope(MemoryContext context, HeapTuple row, TupleDesc desc, cons
     return own<Rope>(context, frequencies, c->dim_k, interleaved ? Pairing::interleaved : Pairing::half);
 }
 
-Cache *load(Oid header)
+// As the catalogs are looked at: as they are now, not as they were when the statement began.
+void select_cache(const char *sql, Oid header)
 {
     Oid types[] = {OIDOID};
     Datum values[] = {ObjectIdGetDatum(header)};
-    SPI_execute_with_args(
+    PushCopiedSnapshot(GetCatalogSnapshot(header));
+    SPI_execute_with_args(sql, 1, types, values, nullptr, true, 1);
+    PopActiveSnapshot();
+    if (SPI_processed == 0) no_cache(header);
+}
+
+Cache *load(Oid header)
+{
+    select_cache(
         "SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid, layers, q_heads, kv_heads, "
         "head_dim, value_dim, values_in_keys, codec, tail_logged, tail_tokens, sink_tokens, row_slots, model, "
         "revision, rope_theta, rope_dims, rope_pairing, rope_frequencies, keys FROM kv.caches "
         "WHERE cache OPERATOR(pg_catalog.=) $1",
-        1, types, values, nullptr, true, 1);
-    if (SPI_processed == 0) no_cache(header);
+        header);
     HeapTuple row = SPI_tuptable->vals[0];
     TupleDesc desc = SPI_tuptable->tupdesc;
     MemoryContext context = AllocSetContextCreate(CacheMemoryContext, "vectorkv cache", ALLOCSET_SMALL_SIZES);
@@ -164,6 +172,7 @@ struct Statement {
     const char *text, *parameters;
 };
 
+#define VKV_OWN "(SELECT seq, length, sealed, extents[pg_catalog.array_upper(extents, 1)] AS extent FROM {h}) o"
 #define VKV_HEADER "SELECT seq, length, sealed, epoch, extents, stops FROM {h} WHERE seq = "
 constexpr Statement kStatements[kPlans] = {
     /* header_read */ {VKV_HEADER "ANY ($1)", "E"},
@@ -179,7 +188,8 @@ constexpr Statement kStatements[kPlans] = {
     /* header_delete */ {"DELETE FROM {h} WHERE seq = $1", "8"},
     /* sealed_insert */ {"INSERT INTO {s} (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", "8224T"},
     /* sealed_read */
-    {"SELECT layer, head, pos, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos < $3 ORDER BY pos, head", "824"},
+    {"SELECT layer, head, pos, tile FROM {s} WHERE extent = $1 AND layer = $2 AND pos < $3 AND pos >= $4 ORDER BY pos, head",
+     "8244"},
     /* sealed_delete */ {"DELETE FROM {s} WHERE extent OPERATOR(pg_catalog.=) $1 AND pos OPERATOR(pg_catalog.>=) $2", "84"},
     /* sealed_delete_some */
     {"DELETE FROM {s} WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT ctid FROM {s} "
@@ -197,13 +207,28 @@ constexpr Statement kStatements[kPlans] = {
     {"SELECT chunk, pos, kv FROM {t} WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3 ORDER BY chunk, pos",
      "84444"},
     /* tail_exists */ {"SELECT 1 FROM {t} WHERE extent = $1 AND chunk = 0 AND pos = $2", "84"},
+    /* tail_count */
+    {"SELECT pg_catalog.count(*) FROM {t} WHERE extent = $1 AND chunk BETWEEN $4 AND $5 AND pos >= $2 AND pos < $3", "84444"},
     /* tail_delete */ {"DELETE FROM {t} WHERE extent = $1 AND pos >= $2 AND pos < $3", "844"},
     /* tail_copy */
     {"INSERT INTO {t} (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM {t} WHERE extent = $1 AND pos >= $3 AND pos < $4",
      "8844"},
     /* tail_next */ {"SELECT extent FROM {t} WHERE extent OPERATOR(pg_catalog.>=) $1 ORDER BY extent LIMIT 1", "8"},
+    /* stray_tiles */
+    {"SELECT extent, layer, head, pg_catalog.min(pos) FROM {s} WHERE layer < 0 OR layer >= $1 OR head < 0 OR head >= $2 OR pos < 0 "
+     "GROUP BY 1, 2, 3",
+     "44"},
+    /* tiles_ahead */
+    {"SELECT o.seq, s.layer, s.head, pg_catalog.min(s.pos) FROM {s} s JOIN " VKV_OWN " ON o.extent = s.extent "
+     "WHERE s.pos >= o.sealed GROUP BY 1, 2, 3",
+     ""},
+    /* stray_tail */
+    {"SELECT o.seq, t.chunk, pg_catalog.min(t.pos) FROM {t} t JOIN " VKV_OWN " ON o.extent = t.extent "
+     "WHERE t.pos < o.sealed OR t.pos >= o.length OR t.chunk < 0 OR t.chunk >= $1 GROUP BY 1, 2",
+     "4"},
 };
 #undef VKV_HEADER
+#undef VKV_OWN
 
 char *statement_text(const Cache *c, const char *text)
 {
@@ -265,13 +290,10 @@ Cache *cache_of(Oid header)
 
 CacheTables tables_of(Oid header)
 {
-    Oid types[] = {OIDOID};
-    Datum values[] = {ObjectIdGetDatum(header)};
-    SPI_execute_with_args(
+    select_cache(
         "SELECT sealed::pg_catalog.oid, tail::pg_catalog.oid, tiles::pg_catalog.oid FROM kv.caches "
         "WHERE cache OPERATOR(pg_catalog.=) $1",
-        1, types, values, nullptr, true, 1);
-    if (SPI_processed == 0) no_cache(header);
+        header);
     bool null;
     auto oid = [&](int column) {
         return DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &null));

@@ -44,11 +44,15 @@ enum class Plan : int {
     tail_insert,
     tail_read,
     tail_exists,
+    tail_count,
     tail_delete,
     tail_copy,
     tail_next,
+    stray_tiles,
+    tiles_ahead,
+    stray_tail,
 };
-inline constexpr int kPlans = static_cast<int>(Plan::tail_next) + 1;
+inline constexpr int kPlans = static_cast<int>(Plan::stray_tail) + 1;
 
 struct Cache {
     Oid header, sealed, tail, tiles;
@@ -61,7 +65,7 @@ struct Cache {
     int tail_tokens, sink_tokens, row_slots;
     const char *model, *revision;  // null: not said
     const Rope *rope;              // null: none needed
-    bool stale;
+    bool stale, said_rounding;
     SPIPlanPtr plans[kPlans];
 
     int group() const { return q_heads / kv_heads; }

@@ -1,7 +1,10 @@
 // kv.check_cache: reads everything a cache holds and reports what does not fit together, one row a problem.
 
+#include <algorithm>
 #include <string>
 
+#include "core/error.h"
+#include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
@@ -49,20 +52,28 @@ private:
     ResourceOwner outer_, own_;
 };
 
-// False, and the text of the fault, when core or this folder found one; errors of PostgreSQL go on.
-bool check_layer_of(Cache *c, const Sequence *s, Report *report, int layer, char *fault, size_t size)
+// In pieces: the header may speak of more tokens than there are.
+void check_tail(Cache *c, const Sequence *s, const Report *report, int layer)
 {
-    report->layer = layer;
-    try {
-        visit_sealed(c, s, layer, [report](const TileView &tile, int32_t) { check_tile(*report, tile); });
-        const TailHalves tail = read_tail(c, s, layer, CurrentMemoryContext);
-        if (tail.tokens == 0) return true;
+    constexpr int32_t kPiece = 256;
+    for (int32_t from = s->sealed; from < s->length; from += std::min(kPiece, s->length - from)) {
+        const TailHalves tail =
+            read_tail_part(c, s, layer, {from, from + std::min(kPiece, s->length - from)}, CurrentMemoryContext);
+        if (tail.tokens == 0) throw Error(Errc::data_corrupted, message("the tail lacks the tokens from position %d on", from));
         const size_t n = static_cast<size_t>(c->kv_heads) * static_cast<size_t>(tail.tokens);
         const size_t k = n * static_cast<size_t>(c->dim_k), v = tail.v ? n * static_cast<size_t>(c->dim_v) : 0;
         if (first_not_finite_f16(Dtype::f16, tail.k, k) != k || (v && first_not_finite_f16(Dtype::f16, tail.v, v) != v))
             report->put(true, -1, tail.first, "the tail holds a number that is not finite");
-        pfree(tail.k);
-        if (tail.v) pfree(tail.v);
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
+// False, and the text of the fault, when core or this folder found one; errors of PostgreSQL go on.
+bool check_layer_of(Cache *c, const Sequence *s, const Report *report, int layer, char *fault, size_t size)
+{
+    try {
+        visit_sealed(c, s, layer, [report](const TileView &tile, int32_t) { check_tile(*report, tile); });
+        check_tail(c, s, report, layer);
         return true;
     } catch (const Error &error) {
         snprintf(fault, size, "%s", error.message().c_str());
@@ -70,17 +81,113 @@ bool check_layer_of(Cache *c, const Sequence *s, Report *report, int layer, char
     }
 }
 
-void check_sequence(Cache *c, const Sequence *s, Report *report)
+void check_layers(Cache *c, const Sequence *s, Report *report)
 {
-    report->seq = s->seq;
-    for (int layer = 0; layer < c->layers; ++layer) {
+    MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.check_cache", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext before = MemoryContextSwitchTo(scratch);
+    for (report->layer = 0; report->layer < c->layers; ++report->layer) {
         char fault[500];
         Owner owner;
-        const bool sound = check_layer_of(c, s, report, layer, fault, sizeof fault);
+        const bool sound = check_layer_of(c, s, report, report->layer, fault, sizeof fault);
         owner.close();
+        MemoryContextSwitchTo(scratch);
         if (!sound) report->put(true, -1, -1, fault);
+        MemoryContextReset(scratch);
         CHECK_FOR_INTERRUPTS();
     }
+    MemoryContextSwitchTo(before);
+    MemoryContextDelete(scratch);
+}
+
+// Whether the unlogged tail is lost; when only its newest rows are, that is a fault.
+bool tail_is_lost(Cache *c, const Sequence *s, const Report &report)
+{
+    if (seen_length(c, s) == s->length) return false;
+    if (RecoveryInProgress()) return true;
+    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->sealed), Int32GetDatum(s->length), Int32GetDatum(0),
+                      Int32GetDatum(c->chunks() - 1)};
+    run_plan(c, Plan::tail_count, values, true);
+    bool null;
+    const int64_t rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    if (rows > 0) report.put(true, -1, s->length - 1, "the tail lacks its newest token, but has others");
+    return true;
+}
+
+void check_sequence(Cache *c, int64_t seq, Report *report)
+{
+    MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.check_cache sequence", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext before = MemoryContextSwitchTo(scratch);
+    report->seq = seq;
+    report->layer = -1;
+    const char *fault = nullptr;
+    Sequence *s = inspect_sequence(c, seq, scratch, &fault);
+    if (fault) {
+        report->put(true, -1, -1, psprintf("the header is inconsistent: %s", fault));
+    } else if (s) {
+        if (tail_is_lost(c, s, *report)) s->length = s->sealed;
+        check_layers(c, s, report);
+    }
+    MemoryContextSwitchTo(before);
+    MemoryContextDelete(scratch);
+}
+
+struct Problem {
+    bool has_seq;
+    int layer, head;
+    int32_t position;
+};
+
+// Rows that lie where none may; `read` tells what the columns of a row are.
+void check_strays(Cache *c, Report *report, Plan plan, Datum *values, const char *what,
+                  Problem (*read)(HeapTuple row, TupleDesc desc, Report *report))
+{
+    const uint64_t rows = run_plan(c, plan, values, true);
+    for (uint64_t i = 0; i < rows; ++i) {
+        const Problem p = read(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, report);
+        report->layer = p.layer;
+        report->put(p.has_seq, p.head, p.position, what);
+    }
+    SPI_freetuptable(SPI_tuptable);
+}
+
+int64_t column(HeapTuple row, TupleDesc desc, int i)
+{
+    bool null;
+    Datum value = SPI_getbinval(row, desc, i, &null);
+    switch (SPI_gettypeid(desc, i)) {
+        case INT8OID:
+            return DatumGetInt64(value);
+        case INT4OID:
+            return DatumGetInt32(value);
+        default:
+            return DatumGetInt16(value);
+    }
+}
+
+void check_stray_tiles(Cache *c, Report *report)
+{
+    Datum bounds[] = {Int32GetDatum(c->layers), Int32GetDatum(c->kv_heads)};
+    check_strays(c, report, Plan::stray_tiles, bounds, "a tile lies at a layer, a head or a position that cannot be",
+                 [](HeapTuple row, TupleDesc desc, Report *) {
+                     return Problem{false, static_cast<int>(column(row, desc, 2)), static_cast<int>(column(row, desc, 3)),
+                                    static_cast<int32_t>(column(row, desc, 4))};
+                 });
+    check_strays(c, report, Plan::tiles_ahead, nullptr, "tiles lie behind what is sealed, from this position on",
+                 [](HeapTuple row, TupleDesc desc, Report *r) {
+                     r->seq = column(row, desc, 1);
+                     return Problem{true, static_cast<int>(column(row, desc, 2)), static_cast<int>(column(row, desc, 3)),
+                                    static_cast<int32_t>(column(row, desc, 4))};
+                 });
+}
+
+void check_stray_tail(Cache *c, Report *report)
+{
+    Datum chunks[] = {Int32GetDatum(c->chunks())};
+    check_strays(c, report, Plan::stray_tail, chunks, "rows of the tail lie outside of it, from this position on",
+                 [](HeapTuple row, TupleDesc desc, Report *r) {
+                     r->seq = column(row, desc, 1);
+                     return Problem{true, -1, -1, static_cast<int32_t>(column(row, desc, 3))};
+                 });
 }
 
 }  // namespace
@@ -97,9 +204,12 @@ SQL_FUNCTION(kv_check_cache)
     SPI_execute(sql.data, true, 0);
     bool null;
     ArrayType *seqs = DatumGetArrayTypePCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-    int count;
-    const Sequence *sequences = read_sequences(c, seqs, &count, CurrentMemoryContext);
-    for (int i = 0; i < count; ++i) check_sequence(c, &sequences[i], &report);
+    const auto *numbers = reinterpret_cast<const int64 *>(ARR_DATA_PTR(seqs));
+    const int count = ARR_NDIM(seqs) == 0 ? 0 : ARR_DIMS(seqs)[0];
+    for (int i = 0; i < count; ++i) check_sequence(c, numbers[i], &report);
+    const bool tail = c->tail_logged || !RecoveryInProgress();  // a standby has no unlogged rows
+    check_stray_tiles(c, &report);
+    if (tail) check_stray_tail(c, &report);
     SPI_finish();
     return 0;
 }

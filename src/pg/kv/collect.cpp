@@ -4,6 +4,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/change.h"
 #include "pg/kv/foreign_code.h"
 #include "pg/kv/naming.h"
 
@@ -122,7 +123,7 @@ SQL_FUNCTION(kv_collect)
     work.dry = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
     if (work.most < 1)
         throw Error(Errc::invalid_parameter, message("max_tiles must be positive, is %lld", static_cast<long long>(work.most)));
-    SPI_connect();
+    begin_change();
     Cache *c = work.cache = cache_of(PG_GETARG_OID(0));
     if (!work.dry) refuse_foreign_code(c);
     check_rights(c->header, false);
@@ -137,7 +138,7 @@ SQL_FUNCTION(kv_collect)
     collect(&work);
     PopActiveSnapshot();
     close_direct(&headers);
-    SPI_finish();
+    end_change();
     PG_RETURN_INT64(work.tiles);
 }
 

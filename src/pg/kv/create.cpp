@@ -6,137 +6,10 @@
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
-#include "pg/kv/rope.h"
+#include "pg/kv/request.h"
 
 namespace vkv::kv {
 
-namespace {
-
-// The arguments of kv.create_cache, in order.
-enum Argument {
-    kArgName,
-    kArgLayers,
-    kArgQHeads,
-    kArgKvHeads,
-    kArgHeadDim,
-    kArgCodec,
-    kArgTail,
-    kArgTailTokens,
-    kArgSinkTokens,
-    kArgValueDim,
-    kArgValuesInKeys,
-    kArgModel,
-    kArgRevision,
-    kArgKeys,
-    kArgRopeTheta,
-    kArgRopeDims,
-    kArgRopePairing,
-    kArgRopeFrequencies,
-};
-
-struct Request {
-    const char *schema, *name;
-    Oid namespace_oid;
-    int layers, q_heads, kv_heads, head_dim, value_dim;
-    bool values_in_keys, logged, before_rope;
-    Codec codec;
-    int tail_tokens, sink_tokens, row_slots;
-    uint8_t flags() const
-    {
-        return static_cast<uint8_t>((values_in_keys ? kValuesInKeys : 0) | (before_rope ? kKeysBeforeRope : 0));
-    }
-};
-
-int positive(FunctionCallInfo fcinfo, int argument, const char *name, int most)
-{
-    if (PG_ARGISNULL(argument)) throw Error(Errc::null_not_allowed, message("%s must not be null", name));
-    const int value = PG_GETARG_INT32(argument);
-    if (value < 1 || value > most)
-        throw Error(Errc::invalid_parameter, message("%s must be from 1 to %d, not %d", name, most, value));
-    return value;
-}
-
-// One of two words.
-bool is_first(FunctionCallInfo fcinfo, int argument, const char *name, const char *first, const char *second)
-{
-    const char *given = optional_text(fcinfo, argument);
-    if (given && strcmp(given, first) == 0) return true;
-    if (given && strcmp(given, second) == 0) return false;
-    throw Error(Errc::invalid_parameter, message("%s must be '%s' or '%s', not '%s'", name, first, second, given ? given : "NULL"));
-}
-
-void read_name(FunctionCallInfo fcinfo, Request *r)
-{
-    if (PG_ARGISNULL(kArgName)) throw Error(Errc::null_not_allowed, "name must not be null");
-    List *parts = compat::qualified_name(text_to_cstring(PG_GETARG_TEXT_PP(kArgName)));
-    RangeVar *range = makeRangeVarFromNameList(parts);
-    r->namespace_oid = RangeVarGetCreationNamespace(range);
-    r->schema = get_namespace_name(r->namespace_oid);
-    r->name = range->relname;
-    if (isTempNamespace(r->namespace_oid)) throw Error(Errc::not_supported, "a cache cannot be temporary");
-    constexpr size_t kLongest = NAMEDATALEN - 1 - sizeof("_sealed_pkey") + 1;
-    if (strlen(r->name) > kLongest)
-        throw Error(Errc::invalid_parameter, message("name of cache \"%s\" is longer than %zu bytes", r->name, kLongest));
-}
-
-void check_rope(FunctionCallInfo fcinfo, const Request &r)
-{
-    is_first(fcinfo, kArgRopePairing, "rope_pairing", "half", "interleaved");
-    const bool listed = !PG_ARGISNULL(kArgRopeFrequencies);
-    if (!PG_ARGISNULL(kArgRopeTheta)) {
-        const double theta = PG_GETARG_FLOAT8(kArgRopeTheta);
-        if (!(theta > 1) || !std::isfinite(theta))
-            throw Error(Errc::invalid_parameter, message("rope_theta must be above 1, not %g", theta));
-        if (listed) throw Error(Errc::invalid_parameter, "rope_theta and rope_frequencies exclude each other");
-    } else if (r.before_rope && !listed) {
-        throw Error(Errc::invalid_parameter, "keys before RoPE need rope_theta or rope_frequencies",
-                    "They are rotated when they are read.");
-    }
-    int dims = r.head_dim;
-    if (listed) {
-        dims = 2 * frequency_list(PG_GETARG_ARRAYTYPE_P(kArgRopeFrequencies), "rope_frequencies").n;
-    } else if (!PG_ARGISNULL(kArgRopeDims)) {
-        dims = PG_GETARG_INT32(kArgRopeDims);
-    }
-    if (dims < 2 || dims > r.head_dim || dims % 2 != 0)
-        if (listed || !PG_ARGISNULL(kArgRopeTheta))
-            throw Error(Errc::invalid_parameter,
-                        message("RoPE turns an even number of dimensions up to %d, not %d", r.head_dim, dims));
-}
-
-void read_request(FunctionCallInfo fcinfo, Request *r)
-{
-    read_name(fcinfo, r);
-    r->layers = positive(fcinfo, kArgLayers, "layers", 32767);
-    r->kv_heads = positive(fcinfo, kArgKvHeads, "kv_heads", kMaxKvHeads);
-    r->q_heads = positive(fcinfo, kArgQHeads, "q_heads", 1 << 20);
-    r->head_dim = positive(fcinfo, kArgHeadDim, "head_dim", kMaxHeadDim);
-    if (r->q_heads % r->kv_heads != 0)
-        throw Error(Errc::invalid_parameter,
-                    message("q_heads must be a multiple of kv_heads: %d is none of %d", r->q_heads, r->kv_heads));
-    r->values_in_keys = !PG_ARGISNULL(kArgValuesInKeys) && PG_GETARG_BOOL(kArgValuesInKeys);
-    r->value_dim = PG_ARGISNULL(kArgValueDim) ? r->head_dim : positive(fcinfo, kArgValueDim, "value_dim", kMaxHeadDim);
-    if (r->values_in_keys && r->value_dim > r->head_dim)
-        throw Error(Errc::invalid_parameter,
-                    message("values of %d dimensions do not lie in keys of %d", r->value_dim, r->head_dim));
-    if (PG_ARGISNULL(kArgCodec)) throw Error(Errc::null_not_allowed, "codec must not be null");
-    r->codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(kArgCodec)));
-    r->logged = is_first(fcinfo, kArgTail, "tail", "logged", "unlogged");
-    r->before_rope = is_first(fcinfo, kArgKeys, "keys", "before_rope", "after_rope");
-    r->tail_tokens = PG_ARGISNULL(kArgTailTokens) ? 128 : PG_GETARG_INT32(kArgTailTokens);
-    r->sink_tokens = PG_ARGISNULL(kArgSinkTokens) ? 4 : PG_GETARG_INT32(kArgSinkTokens);
-    constexpr int kMostTail = 1 << 20;
-    if (r->tail_tokens < 0 || r->tail_tokens > kMostTail)
-        throw Error(Errc::invalid_parameter, message("tail_tokens must be from 0 to %d, not %d", kMostTail, r->tail_tokens));
-    if (r->sink_tokens < 0 || r->sink_tokens > kMostTail)
-        throw Error(Errc::invalid_parameter, message("sink_tokens must be from 0 to %d, not %d", kMostTail, r->sink_tokens));
-    check_rope(fcinfo, *r);
-    const int slot_values = r->head_dim + (r->values_in_keys ? 0 : r->value_dim);
-    r->row_slots = row_slots_for(r->layers * r->kv_heads, r->kv_heads, slot_values);
-    tile_capacity({r->codec, r->flags(), r->head_dim, r->value_dim, r->kv_heads});  // throws what it does not like
-}
-
-void execute(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void execute(const char *format, ...)
 {
     StringInfoData sql;
@@ -159,6 +32,8 @@ const char *quoted(const Request &r, const char *suffix)
     return quote_qualified_identifier(r.schema, psprintf("%s%s", r.name, suffix));
 }
 
+namespace {
+
 void make_tables(const Request &r)
 {
     const char *header = quoted(r, ""), *sealed = quoted(r, "_sealed"), *tail = quoted(r, "_tail");
@@ -178,8 +53,17 @@ void make_tables(const Request &r)
         "PRIMARY KEY (extent, chunk, pos))",
         r.logged ? "" : "UNLOGGED", tail);
     execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);
+    make_view(r);
+    execute("COMMENT ON TABLE %s IS 'sequences of a KV cache; written by the functions of schema kv'", header);
+}
+
+}  // namespace
+
+void make_view(const Request &r)
+{
+    const char *header = quoted(r, ""), *sealed = quoted(r, "_sealed"), *tail = quoted(r, "_tail");
     execute(
-        "CREATE VIEW %s WITH (security_invoker = true) AS "
+        "CREATE %s VIEW %s WITH (security_invoker = true) AS "
         "SELECT h.seq, s.layer, s.head, s.pos, kv.clip(s.tile, e.stop) AS tile FROM %s h CROSS JOIN LATERAL "
         "ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) AS e (extent, stop) "
         "JOIN %s s ON s.extent = e.extent AND s.pos < e.stop UNION ALL "
@@ -188,15 +72,16 @@ void make_tables(const Request &r)
         "JOIN %s t ON t.extent = h.extents[pg_catalog.cardinality(h.extents)] AND t.pos >= h.sealed AND t.pos < h.length "
         "CROSS JOIN pg_catalog.generate_series(0, %d) AS l (layer) CROSS JOIN pg_catalog.generate_series(0, %d) AS g (head) "
         "WHERE t.chunk = (l.layer * %d + g.head) / %d",
-        quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim, r.flags(), r.value_dim, header, tail,
-        r.layers - 1, r.kv_heads - 1, r.kv_heads, r.row_slots);
-    execute("COMMENT ON TABLE %s IS 'sequences of a KV cache; written by the functions of schema kv'", header);
+        r.adopted ? "OR REPLACE" : "", quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim,
+        r.flags(), r.value_dim, header, tail, r.layers - 1, r.kv_heads - 1, r.kv_heads, r.row_slots);
 }
 
 Oid relation_named(const Request &r, const char *suffix)
 {
     return get_relname_relid(psprintf("%s%s", r.name, suffix), r.namespace_oid);
 }
+
+namespace {
 
 // The owner of kv.caches, who is the owner of the extension.
 Oid catalog_owner()
@@ -209,7 +94,8 @@ Oid catalog_owner()
     return owner;
 }
 
-// The row is written by the extension's owner: nobody else may say what is a cache.
+}  // namespace
+
 void register_cache(FunctionCallInfo fcinfo, const Request &r)
 {
     struct Column {
@@ -269,6 +155,8 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
     SetUserIdAndSecContext(user, flags);
 }
 
+namespace {
+
 void forget_cache(Oid header)
 {
     Oid user;
@@ -285,10 +173,12 @@ SQL_FUNCTION(kv_create_cache)
 {
     Request r{};
     SPI_connect();
-    read_request(fcinfo, &r);
+    read_name(fcinfo, &r);
+    read_geometry(fcinfo, &r);
     make_tables(r);
     register_cache(fcinfo, r);
     const Oid header = relation_named(r, "");
+    CommandCounterIncrement();  // what calls follow in the same statement find it
     SPI_finish();
     if (r.values_in_keys)
         ereport(NOTICE,

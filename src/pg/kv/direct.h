@@ -19,7 +19,8 @@ struct DirectLayout {
     int key_columns;
 };
 
-// False where the planner has to be asked: in serializable transactions (it locks what is read), where the caller lacks SELECT on
+// False where the planner has to be asked: in serializable transactions (it locks what is read), where a hook checks what is
+// read (ExecutorCheckPerms_hook: audits, labels), where the caller lacks SELECT on
 // the whole table or row security binds him, and where the table is not as it was made. Else the table is open (AccessShareLock)
 // until close_direct. Both raise.
 bool open_direct(Oid table, const DirectLayout &layout, DirectTable *opened);

@@ -6,6 +6,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/change.h"
 #include "pg/kv/cut.h"
 #include "pg/kv/foreign_code.h"
 #include "pg/kv/naming.h"
@@ -72,7 +73,7 @@ void plan_fork(Cache *c, int64_t from, int64_t to, const int32_t *wanted, Fork *
     MemoryContext context = CurrentMemoryContext;
     Sequence *s = read_sequence(c, from, context);
     if (!s) no_sequence(c, from);
-    s->length = present_length(c, s);
+    s->length = seen_length(c, s);
     const int32_t length = wanted ? *wanted : s->length;
     check_length(c, s, length);
     Sequence copy = *s;
@@ -168,7 +169,7 @@ SQL_FUNCTION(kv_length)
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
     const Sequence *s = read_sequence(c, PG_GETARG_INT64(1), context);
-    const int32_t length = s ? present_length(c, s) : -1;
+    const int32_t length = s ? seen_length(c, s) : -1;
     SPI_finish();
     if (!s) PG_RETURN_NULL();
     PG_RETURN_INT32(length);
@@ -176,7 +177,7 @@ SQL_FUNCTION(kv_length)
 
 SQL_FUNCTION(kv_truncate)
 {
-    SPI_connect();
+    begin_change();
     Cache *c = cache_of(PG_GETARG_OID(0));
     refuse_foreign_code(c);
     const int32_t length = PG_GETARG_INT32(2);
@@ -184,7 +185,7 @@ SQL_FUNCTION(kv_truncate)
     s->length = present_length(c, s);
     check_length(c, s, length);
     if (length < s->length) truncate(c, s, length);
-    SPI_finish();
+    end_change();
     PG_RETURN_INT32(length);
 }
 
@@ -195,22 +196,22 @@ SQL_FUNCTION(kv_fork)
     const int64_t from = PG_GETARG_INT64(1), to = PG_GETARG_INT64(2);
     if (from == to)
         throw Error(Errc::invalid_parameter, message("sequence %lld cannot be forked to itself", static_cast<long long>(from)));
-    SPI_connect();
+    begin_change();
     Cache *c = cache_of(PG_GETARG_OID(0));
     refuse_foreign_code(c);
     const int32_t wanted = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
     const int32_t length = fork(c, from, to, PG_ARGISNULL(3) ? nullptr : &wanted);
-    SPI_finish();
+    end_change();
     PG_RETURN_INT32(length);
 }
 
 SQL_FUNCTION(kv_drop_sequence)
 {
-    SPI_connect();
+    begin_change();
     Cache *c = cache_of(PG_GETARG_OID(0));
     refuse_foreign_code(c);
     const bool dropped = drop(c, PG_GETARG_INT64(1));
-    SPI_finish();
+    end_change();
     PG_RETURN_BOOL(dropped);
 }
 

@@ -7,74 +7,101 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/change.h"
 #include "pg/kv/foreign_code.h"
 #include "pg/kv/sealing.h"
+#include "pg/kv/tile_list.h"
 
 namespace vkv::kv {
 
 namespace {
 
-// The decoded tokens of one layer as halves: [heads][tokens][dim] of positions first .. first + tokens - 1.
+constexpr size_t kMostBytes = 8 << 20;  // of decoded tokens at a time
+
+// Decoded tokens of one layer as halves, [heads][tokens][dim], a range of positions at a time.
 class Decoded {
 public:
-    explicit Decoded(const Cache *c, int32_t tokens) : cache_(c), tokens_(tokens)
+    Decoded(const Cache *c, int32_t most) : cache_(c), most_(most)
     {
-        const size_t n = static_cast<size_t>(c->kv_heads) * static_cast<size_t>(tokens);
+        const size_t n = static_cast<size_t>(c->kv_heads) * static_cast<size_t>(most);
         k_ = static_cast<uint16_t *>(MemoryContextAllocHuge(CurrentMemoryContext, 2 * n * static_cast<size_t>(c->dim_k) + 64));
         v_ = static_cast<uint16_t *>(MemoryContextAllocHuge(CurrentMemoryContext, 2 * n * static_cast<size_t>(c->dim_v) + 64));
-        const size_t most = static_cast<size_t>(kMaxTileData) * 16;
-        rows_k_ = static_cast<float *>(palloc(most * sizeof(float)));
-        rows_v_ = static_cast<float *>(palloc(most * sizeof(float)));
+        const size_t values = static_cast<size_t>(kMaxTileData) * 16;
+        rows_k_ = static_cast<float *>(palloc(values * sizeof(float)));
+        rows_v_ = static_cast<float *>(palloc(values * sizeof(float)));
     }
 
-    void take(const TileView &tile, int32_t to)
+    void read(Cache *c, const Sequence *s, int layer, const Range &range)
     {
-        const int32_t count = std::min(tile.tokens, to - tile.first);
-        decode_tile(tile, rows_k_, rows_v_);
-        put(rows_k_, k_, tile, cache_->dim_k, count);
-        put(rows_v_, v_, tile, cache_->dim_v, count);
+        range_ = range;
+        visit_sealed_part(c, s, layer, range, [this](const TileView &tile, int32_t to) { take(tile, to); });
     }
 
     Rows keys(int head, int32_t pos) const { return at(k_, head, pos, cache_->dim_k); }
     Rows values(int head, int32_t pos) const { return cache_->values_in_keys ? Rows{} : at(v_, head, pos, cache_->dim_v); }
 
 private:
+    void take(const TileView &tile, int32_t to)
+    {
+        const Range part{std::max(tile.first, range_.from), std::min(tile.first + tile.tokens, to)};
+        decode_tile(tile, rows_k_, rows_v_);
+        put(rows_k_, k_, tile, cache_->dim_k, part);
+        put(rows_v_, v_, tile, cache_->dim_v, part);
+    }
     Rows at(uint16_t *all, int head, int32_t pos, int dim) const
     {
-        const size_t row = static_cast<size_t>(head) * static_cast<size_t>(tokens_) + static_cast<size_t>(pos);
+        const size_t row = static_cast<size_t>(head) * static_cast<size_t>(most_) + static_cast<size_t>(pos - range_.from);
         return {all + row * static_cast<size_t>(dim), static_cast<size_t>(dim)};
     }
-    void put(float *rows, uint16_t *all, const TileView &tile, int dim, int32_t count) const
+    void put(float *rows, uint16_t *all, const TileView &tile, int dim, const Range &part) const
     {
-        auto *out = const_cast<uint16_t *>(at(all, tile.head, tile.first, dim).data);
-        const size_t n = static_cast<size_t>(count) * static_cast<size_t>(dim);
-        clamp_to_halves(rows, n);
-        to_f16(Dtype::f32, rows, out, n);
+        const size_t d = static_cast<size_t>(dim), n = static_cast<size_t>(part.to - part.from) * d;
+        float *from = rows + static_cast<size_t>(part.from - tile.first) * d;
+        clamp_to_halves(from, n);
+        to_f16(Dtype::f32, from, const_cast<uint16_t *>(at(all, tile.head, part.from, dim).data), n);
     }
 
     const Cache *cache_;
-    int32_t tokens_;
+    int32_t most_;
+    Range range_{};
     uint16_t *k_, *v_;
     float *rows_k_, *rows_v_;
 };
 
-void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, const TilePlan *plans, int count)
+// Tokens at a time: whole tiles of any codec fit.
+int32_t tokens_at_a_time(const Cache *c, int32_t sealed)
+{
+    const size_t token = 2 * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(c->dim_k + c->dim_v);
+    return std::min(sealed, static_cast<int32_t>(std::max(kMostBytes / token, size_t{kMaxTileData} / 4)));
+}
+
+void write_part(Cache *c, int64_t extent, int layer, const Decoded &decoded, const TilePlan &p, TileHeader *tile)
+{
+    const TileShape shape = c->shape(p.codec);
+    for (int head = 0; head < c->kv_heads; ++head) {
+        const size_t bytes =
+            encode_tile(shape, head, p.pos, p.tokens, decoded.keys(head, p.pos), decoded.values(head, p.pos), tile);
+        SET_VARSIZE(tile, bytes);
+        insert_tile(c, extent, layer, head, p.pos, tile);
+    }
+    CHECK_FOR_INTERRUPTS();
+}
+
+void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, Codec codec)
 {
     MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.recode", ALLOCSET_DEFAULT_SIZES);
     MemoryContext before = MemoryContextSwitchTo(scratch);
-    Decoded decoded(c, old->sealed);
-    visit_sealed(c, old, layer, [&decoded](const TileView &tile, int32_t to) { decoded.take(tile, to); });
+    const int32_t most = tokens_at_a_time(c, old->sealed);
+    Decoded decoded(c, most);
     auto *tile = static_cast<TileHeader *>(palloc(BLCKSZ));
-    for (int i = 0; i < count; ++i) {
-        const TilePlan &p = plans[i];
-        const TileShape shape = c->shape(p.codec);
-        for (int head = 0; head < c->kv_heads; ++head) {
-            const size_t bytes =
-                encode_tile(shape, head, p.pos, p.tokens, decoded.keys(head, p.pos), decoded.values(head, p.pos), tile);
-            SET_VARSIZE(tile, bytes);
-            insert_tile(c, extent, layer, head, p.pos, tile);
-        }
-        CHECK_FOR_INTERRUPTS();
+    for (int32_t pos = 0; pos < old->sealed;) {
+        const int32_t to = pos + std::min(most, old->sealed - pos);
+        decoded.read(c, old, layer, {pos, to});
+        TilePlan *plans;
+        const int count = plan_tiles(c, codec, pos, to, to == old->sealed, &plans);
+        for (int i = 0; i < count; ++i) write_part(c, extent, layer, decoded, plans[i], tile);
+        pos = plans[count - 1].pos + plans[count - 1].tokens;
+        pfree(plans);
     }
     MemoryContextSwitchTo(before);
     MemoryContextDelete(scratch);
@@ -82,8 +109,6 @@ void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, cons
 
 void recode(Cache *c, const Sequence *s, Codec codec)
 {
-    TilePlan *plans;
-    const int count = plan_tiles(c, codec, 0, s->sealed, true, &plans);
     Sequence changed = *s;
     changed.epoch = new_id();
     start_extent(&changed, 0, CurrentMemoryContext);
@@ -97,17 +122,20 @@ void recode(Cache *c, const Sequence *s, Codec codec)
     PushCopiedSnapshot(GetTransactionSnapshot());
     UpdateActiveSnapshotCommandId();
     write_sequence(c, &changed);
-    for (int layer = 0; layer < c->layers; ++layer) recode_layer(c, s, changed.own(), layer, plans, count);
+    begin_writing(c, s->seq);
+    for (int layer = 0; layer < c->layers; ++layer) recode_layer(c, s, changed.own(), layer, codec);
     PopActiveSnapshot();
     write_tail(c, changed.own(), tail, s->sealed, s->length);
+    end_writing();
     free_tiles(c, s);
+    for (int i = 0; i < s->spans; ++i) forget_extent(c, s->extents[i]);
 }
 
 }  // namespace
 
 SQL_FUNCTION(kv_recode)
 {
-    SPI_connect();
+    begin_change();
     Cache *c = cache_of(PG_GETARG_OID(0));
     refuse_foreign_code(c);
     const Codec codec = codec_named(text_to_cstring(PG_GETARG_TEXT_PP(2)));
@@ -116,7 +144,7 @@ SQL_FUNCTION(kv_recode)
     s->length = present_length(c, s);
     const int32_t sealed = s->sealed;
     if (sealed > 0) recode(c, s, codec);
-    SPI_finish();
+    end_change();
     PG_RETURN_INT32(sealed);
 }
 

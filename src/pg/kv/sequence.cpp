@@ -8,7 +8,9 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/change.h"
 #include "pg/kv/direct.h"
+#include "pg/kv/source.h"
 
 namespace vkv::kv {
 
@@ -29,6 +31,7 @@ const T *array_values(Datum array, Oid type, int *count, MemoryContext context)
 {
     ArrayType *a = DatumGetArrayTypeP(array);
     if (ARR_HASNULL(a) || ARR_NDIM(a) > 1 || ARR_ELEMTYPE(a) != type) return nullptr;
+    if (ARR_NDIM(a) == 1 && ARR_LBOUND(a)[0] != 1) return nullptr;
     *count = ARR_NDIM(a) == 0 ? 0 : ARR_DIMS(a)[0];
     auto *values = static_cast<T *>(MemoryContextAlloc(context, sizeof(T) * static_cast<size_t>(*count) + 8));
     memcpy(values, ARR_DATA_PTR(a), sizeof(T) * static_cast<size_t>(*count));
@@ -41,24 +44,32 @@ struct HeaderRow {
     bool nulls[6];
 };
 
-void read_row(const Cache *c, const HeaderRow &row, MemoryContext context, Sequence *s)
+// What is wrong with the row, or null.
+const char *inspect_row(const HeaderRow &row, MemoryContext context, Sequence *s)
 {
     const Datum *values = row.values;
     s->seq = DatumGetInt64(values[0]);
     for (bool null : row.nulls)
-        if (null) broken(c, s->seq, "a column is null");
+        if (null) return "a column is null";
     s->length = DatumGetInt32(values[1]);
     s->sealed = DatumGetInt32(values[2]);
     s->epoch = DatumGetInt64(values[3]);
     int stops = 0;
     s->extents = array_values<int64_t>(values[4], INT8OID, &s->spans, context);
     s->stops = array_values<int32_t>(values[5], INT4OID, &stops, context);
-    if (!s->extents || !s->stops || stops != s->spans) broken(c, s->seq, "extents and stops differ");
-    if (s->sealed < 0 || s->length < s->sealed) broken(c, s->seq, "more is sealed than there is");
-    if (s->spans == 0 && s->length > 0) broken(c, s->seq, "there is no extent");
+    if (!s->extents || !s->stops || stops != s->spans) return "extents and stops differ";
+    if (s->sealed < 0 || s->length < s->sealed) return "more is sealed than there is";
+    if (s->length == kOpenStop) return "it is longer than a sequence can be";
+    if (s->spans == 0 && s->length > 0) return "there is no extent";
     for (int i = 0; i < s->spans; ++i)
-        if (s->stops[i] <= (i ? s->stops[i - 1] : 0)) broken(c, s->seq, "stops do not ascend");
-    if (s->spans > 0 && s->stops[s->spans - 1] != kOpenStop) broken(c, s->seq, "the last extent has an end");
+        if (s->stops[i] <= (i ? s->stops[i - 1] : 0)) return "stops do not ascend";
+    if (s->spans > 0 && s->stops[s->spans - 1] != kOpenStop) return "the last extent has an end";
+    return nullptr;
+}
+
+void read_row(const Cache *c, const HeaderRow &row, MemoryContext context, Sequence *s)
+{
+    if (const char *fault = inspect_row(row, context, s)) broken(c, s->seq, fault);
 }
 
 HeaderRow found_row(uint64_t i)
@@ -106,7 +117,7 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 {
     SPIPlanPtr prepared = plan_of(c, plan);
     fault_point();
-    int status = SPI_execute_plan(prepared, values, nullptr, read_only, 0);
+    const int status = SPI_execute_snapshot(prepared, values, nullptr, nullptr, nullptr, read_only, false, 0);
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     return SPI_processed;
 }
@@ -114,7 +125,7 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values)
 {
     fault_point();
-    const int status = SPI_execute_snapshot(plan_of(c, plan), values, nullptr, GetActiveSnapshot(), nullptr, false, true, 0);
+    const int status = SPI_execute_snapshot(plan_of(c, plan), values, nullptr, GetActiveSnapshot(), nullptr, false, false, 0);
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     return SPI_processed;
 }
@@ -174,6 +185,7 @@ void note_writer()
 
 Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
 {
+    refuse_half_written(c, seq);
     auto *s = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence)));
     const int64_t *missing;
     if (find_direct(c, &seq, 1, context, s, &missing)) return missing ? nullptr : s;
@@ -187,6 +199,7 @@ Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext co
     int n;
     const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
     if (!wanted) ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
+    for (int i = 0; i < n; ++i) refuse_half_written(c, wanted[i]);
     auto *result = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * static_cast<size_t>(n + 1)));
     const int64_t *missing;
     if (!find_direct(c, wanted, n, context, result, &missing))
@@ -195,6 +208,17 @@ Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext co
         no_sequence(c, *missing);
     *count = n;
     return result;
+}
+
+Sequence *inspect_sequence(Cache *c, int64_t seq, MemoryContext context, const char **fault)
+{
+    Datum values[] = {seq_array(seq)};
+    run_plan(c, Plan::header_read, values, true);
+    if (SPI_processed == 0) return nullptr;
+    auto *s = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence)));
+    *fault = inspect_row(found_row(0), context, s);
+    SPI_freetuptable(SPI_tuptable);
+    return s;
 }
 
 Sequence *peek_sequence(Cache *c, int64_t seq, MemoryContext context)
@@ -208,6 +232,7 @@ Sequence *peek_sequence(Cache *c, int64_t seq, MemoryContext context)
 
 Sequence *lock_sequence(Cache *c, int64_t seq, MemoryContext context)
 {
+    refuse_half_written(c, seq);
     Datum values[] = {Int64GetDatum(seq)};
     run_plan(c, Plan::header_lock, values);
     return first_row(c, context);
@@ -303,12 +328,26 @@ bool insert_sequence(Cache *c, const Sequence *s) { return write_row(c, Plan::he
 
 const Sequence *announced_sequence() { return depth > 0 ? announced[depth - 1].sequence : nullptr; }
 
-int32_t present_length(Cache *c, const Sequence *s)
+int32_t seen_length(Cache *c, const Sequence *s)
 {
     if (c->tail_logged || s->length == s->sealed) return s->length;
     if (RecoveryInProgress()) return s->sealed;  // a standby has no unlogged rows
     Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(s->length - 1)};
-    return run_plan(c, Plan::tail_exists, values, true) > 0 ? s->length : s->sealed;
+    if (run_plan(c, Plan::tail_exists, values, true) > 0) return s->length;
+    if (tail_row_is_there(c, s->own(), 0, s->length - 1)) hidden_tail(c, s);
+    return s->sealed;
+}
+
+int32_t present_length(Cache *c, const Sequence *s)
+{
+    const bool large = tail_is_large(c, s->sealed, s->length);
+    if ((c->tail_logged && !large) || s->length == s->sealed) return s->length;
+    CommandCounterIncrement();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    const int32_t length = seen_length(c, s);
+    if (large && length == s->length) expect_tail(c, s);
+    PopActiveSnapshot();
+    return length;
 }
 
 }  // namespace vkv::kv

@@ -22,6 +22,8 @@ int64_t new_id();
 Sequence *read_sequence(Cache *cache, int64_t seq, MemoryContext context);
 // In the order of seqs; raises undefined_object for one that is missing.
 Sequence *read_sequences(Cache *cache, ArrayType *seqs, int *count, MemoryContext context);
+// For who looks for faults: where the header is not sound, *fault says why, and what it holds is not to be used.
+Sequence *inspect_sequence(Cache *cache, int64_t seq, MemoryContext context, const char **fault);
 // As the next statement would see it, and not locked.
 Sequence *peek_sequence(Cache *cache, int64_t seq, MemoryContext context);
 // Locked until the transaction ends, in its newest version.
@@ -43,14 +45,17 @@ const Sequence *announced_sequence();
 // Whether this transaction has done so: sequences that it sees may hold tokens that are not committed.
 bool wrote_header();
 
-// Tokens that are there: less than s->length when an unlogged tail was lost.
+// Tokens that are there: less than s->length when an unlogged tail was lost. `seen`: under the active snapshot, which must be the
+// one that s was read under. `present`: for who holds the row's lock or is about to change it as it is, under one of this moment.
+int32_t seen_length(Cache *cache, const Sequence *s);
 int32_t present_length(Cache *cache, const Sequence *s);
 
 // Deletes the tiles that a sequence has named until now and nobody names any more, where that is cheap to know and the caller may
 // delete them; the rest waits for kv.collect. To be called after the header row was changed.
 void free_tiles(Cache *cache, const Sequence *before);
 
-// Runs a statement that must change or return rows as expected; returns how many.
+// Runs a statement; returns how many rows it changed or returned. Unless read_only, it has a snapshot of its own, of this moment,
+// and its AFTER triggers wait for end_change.
 uint64_t run_plan(Cache *cache, Plan plan, Datum *values, bool read_only = false);
 // The same, seeing what the active snapshot shows, and this transaction's own changes.
 uint64_t run_plan_seeing(Cache *cache, Plan plan, Datum *values);

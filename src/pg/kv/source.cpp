@@ -2,6 +2,8 @@
 
 #include "pg/kv/source.h"
 
+#include <algorithm>
+
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
@@ -11,7 +13,8 @@ namespace vkv::kv {
 
 namespace {
 
-constexpr uint32_t kAhead = 3;  // tiles: the next one is pinned already
+constexpr uint32_t kAhead = 3;                     // tiles: the next one is pinned already
+constexpr int32_t kMostTokens = kMaxTileData / 4;  // of a tile: a token takes more than 4 bytes in any codec
 
 struct Visit {
     Cache *cache;
@@ -21,18 +24,30 @@ struct Visit {
     void *argument;
 };
 
+// Of the tiles of an extent, those that hold positions of the span.
+enum class Reach { before, inside };
+Reach reaches(int32_t pos, int32_t tokens, const Span &span)
+{
+    const bool before = span.from > span.begin && static_cast<int64_t>(pos) + tokens <= span.from;
+    return before ? Reach::before : Reach::inside;
+}
+
 void visit_direct(const Visit &v, SealedTable *table, const Span &span, Progress *progress)
 {
     SpanTiles tiles(v.cache, v.sequence, v.layer, table, span);
-    progress->begin(span.extent, span.from, span.to);
+    progress->begin(span.extent, span.from, span.to, span.from > span.begin);
     const uint32_t end = tiles.count();
-    SpanTiles::Pinned now = end > 0 ? tiles.pin(0) : SpanTiles::Pinned{};
-    for (uint32_t i = 0; i < end; ++i) {
+    uint32_t i = 0;
+    while (i < end && reaches(tiles.ref(i).pos, tiles.ref(i).tokens, span) == Reach::before) ++i;
+    SpanTiles::Pinned now = i < end ? tiles.pin(i) : SpanTiles::Pinned{};
+    for (; i < end; ++i) {
         const TileRef ref = tiles.ref(i);
         tiles.foresee(i + kAhead, now);
         SpanTiles::Pinned next = i + 1 < end ? tiles.pin(i + 1) : SpanTiles::Pinned{};
-        progress->step(ref.head, ref.pos, ref.tokens);
-        v.visit(v.argument, tiles.view(i, now), span.to, next.tile);
+        if (reaches(ref.pos, ref.tokens, span) == Reach::inside) {
+            progress->step(ref.head, ref.pos, ref.tokens);
+            v.visit(v.argument, tiles.view(i, now), span.to, next.tile);
+        }
         ReleaseBuffer(now.buffer);
         now = next;
         if ((i & 63) == 63) CHECK_FOR_INTERRUPTS();
@@ -43,9 +58,11 @@ void visit_direct(const Visit &v, SealedTable *table, const Span &span, Progress
 void visit_planned(const Visit &v, const Span &span, Progress *progress)
 {
     constexpr long kFetch = 32;
-    Datum values[] = {Int64GetDatum(span.extent), Int16GetDatum(static_cast<int16>(v.layer)), Int32GetDatum(span.to)};
+    const int32_t least = span.from > span.begin ? std::max(span.begin, span.from - kMostTokens) : INT32_MIN;
+    Datum values[] = {Int64GetDatum(span.extent), Int16GetDatum(static_cast<int16>(v.layer)), Int32GetDatum(span.to),
+                      Int32GetDatum(least)};
     Portal portal = SPI_cursor_open(nullptr, plan_of(v.cache, Plan::sealed_read), values, nullptr, true);
-    progress->begin(span.extent, span.from, span.to);
+    progress->begin(span.extent, span.from, span.to, span.from > span.begin);
     for (;;) {
         fault_point();
         SPI_cursor_fetch(portal, true, kFetch);
@@ -57,9 +74,12 @@ void visit_planned(const Visit &v, const Span &span, Progress *progress)
             bool null;
             const int head = DatumGetInt16(SPI_getbinval(row, desc, 2, &null));
             const int32_t pos = DatumGetInt32(SPI_getbinval(row, desc, 3, &null));
-            const TileHeader *tile = datum_tile(SPI_getbinval(row, desc, 4, &null));
             const TileKey key{span.extent, v.layer, head, pos};
+            Datum value = SPI_getbinval(row, desc, 4, &null);
+            if (null) damaged_tile(v.cache, v.sequence, key, "is null");
+            const TileHeader *tile = datum_tile(value);
             TileView view = checked_tile(v.cache, v.sequence, key, tile, VARSIZE(tile));
+            if (reaches(pos, view.tokens, span) == Reach::before) continue;
             progress->step(head, pos, view.tokens);
             v.visit(v.argument, view, span.to, nullptr);
         }
@@ -72,14 +92,14 @@ void visit_planned(const Visit &v, const Span &span, Progress *progress)
 
 }  // namespace
 
-void visit_sealed(Cache *c, const Sequence *s, int layer, TileVisitor visit, void *argument)
+void visit_sealed_part(Cache *c, const Sequence *s, int layer, const Range &range, TileVisitor visit, void *argument)
 {
-    if (s->sealed == 0) return;
+    if (range.from >= range.to) return;
     Visit v{c, s, layer, visit, argument};
     Progress progress(c, s, layer);
     SealedTable table;
     const bool direct = open_sealed(c, &table);
-    for_spans(s, 0, s->sealed, [&](const Span &span) {
+    for_spans(s, range.from, range.to, [&](const Span &span) {
         if (direct)
             visit_direct(v, &table, span, &progress);
         else

@@ -16,17 +16,21 @@ namespace vkv::kv {
 // visit lies, or null.
 using TileVisitor = void (*)(void *argument, const TileView &tile, int32_t to, const void *next);
 
-// Every head of the layer from position 0 to s->sealed, without a gap; raises data_corrupted that names the key of a tile that is
-// missing or damaged. Needs an SPI connection and an active snapshot.
-void visit_sealed(Cache *cache, const Sequence *s, int layer, TileVisitor visit, void *argument);
+struct Range {
+    int32_t from, to;
+};
+
+// Every head of the layer at the positions of the range, without a gap (the first tiles may begin before it); raises data_corrupted
+// that names the key of a tile that is missing or damaged. Needs an SPI connection and an active snapshot.
+void visit_sealed_part(Cache *cache, const Sequence *s, int layer, const Range &range, TileVisitor visit, void *argument);
 
 // visit(tile, to) or visit(tile, to, next)
 template <typename F>
-void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
+void visit_sealed_part(Cache *cache, const Sequence *s, int layer, const Range &range, F &&visit)
 {
     using Body = std::remove_reference_t<F>;
-    visit_sealed(
-        cache, s, layer,
+    visit_sealed_part(
+        cache, s, layer, range,
         [](void *argument, const TileView &tile, int32_t to, [[maybe_unused]] const void *next) {
             if constexpr (std::is_invocable_v<Body &, const TileView &, int32_t, const void *>)
                 (*static_cast<Body *>(argument))(tile, to, next);
@@ -36,22 +40,48 @@ void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
         static_cast<void *>(&visit));
 }
 
-struct Range {
-    int32_t from, to;
+// All of them.
+template <typename F>
+void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
+{
+    visit_sealed_part(cache, s, layer, {0, s->sealed}, visit);
+}
+
+// Where a row of the tail lies and which transaction put it there: while a snapshot sees such a row, no other has both.
+struct TailPlace {
+    BlockNumber block;
+    TransactionId xmin;
+    Buffer buffer;  // where the block was; a guess
+    OffsetNumber offset;
 };
 
 // The tail's halves of a layer: k [heads][tokens][dim_k], v [heads][tokens][dim_v] for positions s->sealed .. s->sealed + tokens
 // - 1.
 struct TailHalves {
     int32_t first, tokens;
-    uint16_t *k, *v;  // v is null when values are in the keys
+    uint16_t *k, *v;    // v is null when values are in the keys
+    TailPlace *places;  // [tokens], of the layer's first rows; null when the planner has read them
 };
 
 // Tokens are fewer than the header says only when an unlogged tail was lost.
 TailHalves read_tail(Cache *cache, const Sequence *s, int layer, MemoryContext context);
 TailHalves read_tail_part(Cache *cache, const Sequence *s, int layer, const Range &range, MemoryContext context);
-// May this caller read the tail without the planner?
-bool tail_read_directly(const Cache *cache);
+// Of a tail that was read: may the caller read it without the planner, and is the row that was at `last` (null: none) in this
+// storage still there for the active snapshot?
+struct TailState {
+    bool direct, same;
+    uint64_t storage;
+};
+TailState look_at_tail(const Cache *cache, uint64_t storage, TailPlace *last);
+
+// A tail of many tokens is counted before memory is taken for it, or tiles are planned: the header may say what is not true. Raises
+// data_corrupted when rows are missing.
+bool tail_is_large(const Cache *cache, int32_t from, int32_t to);
+void expect_tail(Cache *cache, const Sequence *s);
+
+// Whether the active snapshot sees this row of the tail, whoever may read it: none means that an unlogged tail was lost.
+bool tail_row_is_there(const Cache *cache, int64_t extent, int chunk, int32_t pos);
+[[noreturn]] void hidden_tail(const Cache *cache, const Sequence *s);
 
 // All layers at once, for sealing: [layers * heads][tokens][dim].
 TailHalves read_whole_tail(Cache *cache, const Sequence *s, int32_t stop, MemoryContext context);

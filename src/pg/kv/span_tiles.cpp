@@ -40,10 +40,12 @@ Progress::Progress(const Cache *c, const Sequence *s, int layer) : cache_(c), se
     next_ = static_cast<int32_t *>(palloc0(sizeof(int32_t) * static_cast<size_t>(c->kv_heads)));
 }
 
-void Progress::begin(int64_t extent, int32_t from, int32_t to)
+void Progress::begin(int64_t extent, int32_t from, int32_t to, bool inside)
 {
     extent_ = extent;
+    from_ = from;
     to_ = to;
+    inside_ = inside;
     for (int h = 0; h < cache_->kv_heads; ++h) next_[h] = from;
 }
 
@@ -64,7 +66,8 @@ bool Progress::complete() const
 void Progress::step(int head, int32_t pos, int32_t tokens)
 {
     if (head < 0 || head >= cache_->kv_heads) missing(0, next_[0]);
-    if (pos != next_[head]) missing(head, next_[head]);
+    const bool first = inside_ && next_[head] == from_ && pos < from_ && pos + tokens > from_;
+    if (pos != next_[head] && !first) missing(head, next_[head]);
     next_[head] = pos + tokens;
 }
 

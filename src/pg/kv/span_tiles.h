@@ -39,7 +39,8 @@ TileView checked_tile(const Cache *c, const Sequence *s, const TileKey &key, con
 class Progress {
 public:
     Progress(const Cache *c, const Sequence *s, int layer);
-    void begin(int64_t extent, int32_t from, int32_t to);
+    // `inside`: the first tile of a head may begin before `from`.
+    void begin(int64_t extent, int32_t from, int32_t to, bool inside = false);
     // Goes on with the tile if it is the next of its head.
     bool fits(const TileRef &ref);
     bool complete() const;
@@ -54,7 +55,8 @@ private:
     const Sequence *sequence_;
     int layer_;
     int64_t extent_ = 0;
-    int32_t to_ = 0;
+    int32_t from_ = 0, to_ = 0;
+    bool inside_ = false;
     int32_t *next_;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "core/error.h"
+#include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/direct.h"
@@ -12,6 +14,26 @@
 namespace vkv::kv {
 
 namespace {
+
+struct Part {
+    Range range;
+    int first_chunk, last_chunk;
+};
+
+// All rows of a part are there: its tokens. None, of an unlogged tail that is lost: no tokens. Anything else is damage.
+int32_t rows_there(const Cache *c, const Sequence *s, const Part &part, int64_t taken)
+{
+    const int32_t tokens = part.range.to - part.range.from;
+    const int64_t wanted = static_cast<int64_t>(tokens) * (part.last_chunk - part.first_chunk + 1);
+    if (taken == wanted) return tokens;
+    if (taken == 0 && !c->tail_logged) {
+        if (tail_row_is_there(c, s->own(), part.first_chunk, part.range.to - 1)) hidden_tail(c, s);
+        return 0;
+    }
+    throw Error(Errc::data_corrupted,
+                message("tail of sequence %lld in cache \"%s\" has %lld rows instead of %lld, or row security hides some",
+                        static_cast<long long>(s->seq), c->name, static_cast<long long>(taken), static_cast<long long>(wanted)));
+}
 
 // Takes rows in order of chunk and position, and puts the slots first_slot .. first_slot + slots - 1 where they belong.
 class Gather {
@@ -50,20 +72,19 @@ public:
         ++taken_;
     }
 
-    // All rows there: the halves. None, and the tail may be lost: no tokens. Anything else is damage.
+    // A row of the first chunk.
+    void note_place(int32_t pos, TupleTableSlot *slot)
+    {
+        if (!halves_.places) halves_.places = static_cast<TailPlace *>(palloc0(sizeof(TailPlace) * static_cast<size_t>(tokens_)));
+        const auto *heap = reinterpret_cast<const BufferHeapTupleTableSlot *>(slot);
+        halves_.places[pos - range_.from] = {ItemPointerGetBlockNumber(&slot->tts_tid),
+                                             HeapTupleHeaderGetRawXmin(heap->base.tuple->t_data), heap->buffer,
+                                             ItemPointerGetOffsetNumber(&slot->tts_tid)};
+    }
+
     TailHalves finish()
     {
-        const int64_t wanted = static_cast<int64_t>(tokens_) * (last_chunk() - first_chunk() + 1);
-        if (taken_ == 0 && !cache_->tail_logged)
-            halves_.tokens = 0;
-        else if (taken_ != wanted) {
-            char text[300];
-            snprintf(text, sizeof text,
-                     "tail of sequence %lld in cache \"%s\" has %lld rows instead of %lld, or row security hides some",
-                     static_cast<long long>(sequence_->seq), cache_->name, static_cast<long long>(taken_),
-                     static_cast<long long>(wanted));
-            throw Error(Errc::data_corrupted, text);
-        }
+        halves_.tokens = rows_there(cache_, sequence_, {range_, first_chunk(), last_chunk()}, taken_);
         return halves_;
     }
 
@@ -102,12 +123,11 @@ private:
     int64_t taken_ = 0;
 };
 
-bool open_tail(const Cache *c, DirectTable *table)
-{
-    constexpr Oid kTypes[] = {INT8OID, INT4OID, INT4OID, BYTEAOID};
-    constexpr AttrNumber kKeys[] = {1, 2, 3};
-    return open_direct(c->tail, {kTypes, 4, kKeys, 3}, table);
-}
+constexpr Oid kTypes[] = {INT8OID, INT4OID, INT4OID, BYTEAOID};
+constexpr AttrNumber kKeys[] = {1, 2, 3};
+constexpr DirectLayout kLayout = {kTypes, 4, kKeys, 3};
+
+bool open_tail(const Cache *c, DirectTable *table) { return open_direct(c->tail, kLayout, table); }
 
 void gather_direct(Gather *gather, const Sequence *s, const DirectTable &table)
 {
@@ -122,7 +142,10 @@ void gather_direct(Gather *gather, const Sequence *s, const DirectTable &table)
         while (TupleTableSlot *slot = scan.next()) {
             bool null;
             const int32_t pos = DatumGetInt32(slot_getattr(slot, 3, &null));
-            gather->take(chunk, pos, slot_getattr(slot, 4, &null));
+            if (chunk == gather->first_chunk()) gather->note_place(pos, slot);
+            Datum row = slot_getattr(slot, 4, &null);
+            if (null) gather->damaged(chunk, pos, "is null");
+            gather->take(chunk, pos, row);
         }
     }
     scan.end();
@@ -137,13 +160,39 @@ void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
         HeapTuple row = SPI_tuptable->vals[i];
         TupleDesc desc = SPI_tuptable->tupdesc;
         bool null;
-        gather->take(DatumGetInt32(SPI_getbinval(row, desc, 1, &null)), DatumGetInt32(SPI_getbinval(row, desc, 2, &null)),
-                     SPI_getbinval(row, desc, 3, &null));
+        const int chunk = DatumGetInt32(SPI_getbinval(row, desc, 1, &null));
+        const int32_t pos = DatumGetInt32(SPI_getbinval(row, desc, 2, &null));
+        Datum value = SPI_getbinval(row, desc, 3, &null);
+        if (null) gather->damaged(chunk, pos, "is null");
+        gather->take(chunk, pos, value);
     }
     SPI_freetuptable(SPI_tuptable);
 }
 
+// Of a part that is large: false when it is lost as a whole.
+bool count_part(Cache *c, const Sequence *s, const Part &part, bool read_only)
+{
+    if (!tail_is_large(c, part.range.from, part.range.to)) return true;
+    Datum values[] = {Int64GetDatum(s->own()), Int32GetDatum(part.range.from), Int32GetDatum(part.range.to),
+                      Int32GetDatum(part.first_chunk), Int32GetDatum(part.last_chunk)};
+    run_plan(c, Plan::tail_count, values, read_only);
+    bool null;
+    const int64_t rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    SPI_freetuptable(SPI_tuptable);
+    return rows_there(c, s, part, rows) > 0;
+}
+
 }  // namespace
+
+bool tail_is_large(const Cache *c, int32_t from, int32_t to)
+{
+    constexpr int64_t kUsual = 1024;     // beyond the tokens that stay: more than any tile takes
+    constexpr int64_t kLarge = 8 << 20;  // bytes, of all layers
+    const int64_t tokens = static_cast<int64_t>(to) - from;
+    return tokens > c->exact_tail() + kUsual && tokens * c->slots() * c->slot_values() * 2 > kLarge;
+}
+
+void expect_tail(Cache *c, const Sequence *s) { count_part(c, s, {{s->sealed, s->length}, 0, c->chunks() - 1}, true); }
 
 TailHalves read_tail(Cache *c, const Sequence *s, int layer, MemoryContext context)
 {
@@ -152,9 +201,12 @@ TailHalves read_tail(Cache *c, const Sequence *s, int layer, MemoryContext conte
 
 TailHalves read_tail_part(Cache *c, const Sequence *s, int layer, const Range &range, MemoryContext context)
 {
-    if (range.from >= range.to) return {range.from, 0, nullptr, nullptr};
-    if (!c->tail_logged && RecoveryInProgress()) return {range.from, 0, nullptr, nullptr};
-    Gather gather(c, s, layer * c->kv_heads, c->kv_heads, range, context);
+    if (range.from >= range.to) return {range.from, 0, nullptr, nullptr, nullptr};
+    if (!c->tail_logged && RecoveryInProgress()) return {range.from, 0, nullptr, nullptr, nullptr};
+    const int first = layer * c->kv_heads;
+    if (!count_part(c, s, {range, first / c->row_slots, (first + c->kv_heads - 1) / c->row_slots}, true))
+        return {range.from, 0, nullptr, nullptr, nullptr};
+    Gather gather(c, s, first, c->kv_heads, range, context);
     DirectTable table;
     if (open_tail(c, &table)) {
         gather_direct(&gather, s, table);
@@ -165,17 +217,74 @@ TailHalves read_tail_part(Cache *c, const Sequence *s, int layer, const Range &r
     return gather.finish();
 }
 
-bool tail_read_directly(const Cache *c)
+namespace {
+
+bool is_there(Relation rel, const TailPlace &place, Buffer buffer)
+{
+    Page page = BufferGetPage(buffer);
+    if (place.offset > PageGetMaxOffsetNumber(page)) return false;
+    ItemId item = PageGetItemId(page, place.offset);
+    if (!ItemIdIsNormal(item)) return false;
+    HeapTupleData tuple;
+    tuple.t_data = reinterpret_cast<HeapTupleHeader>(PageGetItem(page, item));
+    tuple.t_len = ItemIdGetLength(item);
+    tuple.t_tableOid = RelationGetRelid(rel);
+    ItemPointerSet(&tuple.t_self, place.block, place.offset);
+    return HeapTupleHeaderGetRawXmin(tuple.t_data) == place.xmin &&
+           HeapTupleSatisfiesVisibility(&tuple, GetActiveSnapshot(), buffer);
+}
+
+bool still_there(Relation rel, TailPlace *place)
+{
+    if (!BufferIsValid(place->buffer) || !compat::pin_recent(rel, place->block, place->buffer)) {
+        if (place->block >= RelationGetNumberOfBlocks(rel)) return false;
+        place->buffer = ReadBuffer(rel, place->block);
+    }
+    LockBuffer(place->buffer, BUFFER_LOCK_SHARE);
+    const bool there = is_there(rel, *place, place->buffer);
+    UnlockReleaseBuffer(place->buffer);
+    return there;
+}
+
+}  // namespace
+
+TailState look_at_tail(const Cache *c, uint64_t storage, TailPlace *last)
 {
     DirectTable table;
-    if (!open_tail(c, &table)) return false;
+    if (!open_tail(c, &table)) return {false, false, 0};
+    TailState state{true, false, compat::relation_storage(table.rel)};
+    state.same = last && state.storage == storage && still_there(table.rel, last);
     close_direct(&table);
-    return true;
+    return state;
+}
+
+bool tail_row_is_there(const Cache *c, int64_t extent, int chunk, int32_t pos)
+{
+    DirectTable table;
+    if (!open_unasked(c->tail, kLayout, &table)) return false;
+    DirectScan scan(table, 3);
+    ScanKeyData keys[3];
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(extent));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(chunk));
+    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(pos));
+    scan.start(keys, 3);
+    const bool there = scan.next() != nullptr;
+    scan.end();
+    close_direct(&table);
+    return there;
+}
+
+void hidden_tail(const Cache *c, const Sequence *s)
+{
+    ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+            errmsg("the tail of sequence %lld in cache \"%s\" is hidden by row security", static_cast<long long>(s->seq), c->name),
+            errhint("Who sees the header of a sequence must see its tail, too."));
 }
 
 TailHalves read_whole_tail(Cache *c, const Sequence *s, int32_t stop, MemoryContext context)
 {
-    if (stop <= s->sealed) return {s->sealed, 0, nullptr, nullptr};
+    if (stop <= s->sealed) return {s->sealed, 0, nullptr, nullptr, nullptr};
+    if (!count_part(c, s, {{s->sealed, stop}, 0, c->chunks() - 1}, false)) return {s->sealed, 0, nullptr, nullptr, nullptr};
     Gather gather(c, s, 0, c->slots(), {s->sealed, stop}, context);
     gather_planned(&gather, c, s, false);
     return gather.finish();

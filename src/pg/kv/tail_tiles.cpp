@@ -26,7 +26,6 @@ struct Key {
 int kept_memory = 65536;  // kB
 size_t kept_bytes = 0;
 uint64_t uses = 0;
-uint64_t aborts = 0;
 HTAB *tails = nullptr;
 
 struct alignas(64) Planes {
@@ -38,14 +37,18 @@ struct alignas(64) Planes {
 struct TailTiles {
     Key key;
     int64_t epoch;
-    uint64_t aborts, last_use;
-    int32_t first, tokens;       // positions first .. first + tokens - 1
-    int32_t block;               // tokens of a whole block
-    int holders = 0;             // that need it as it is
-    std::vector<Planes> planes;  // [whole blocks][heads]
-    std::vector<uint64_t> ids;   // of these
-    std::vector<uint16_t> k, v;  // [heads][block][dim]: the partial block
-    size_t bytes() const { return planes.capacity() * sizeof(Planes) + (k.capacity() + v.capacity()) * 2; }
+    uint64_t storage, last_use;
+    int32_t first, tokens;          // positions first .. first + tokens - 1
+    int32_t block;                  // tokens of a whole block
+    int holders = 0;                // that need it as it is
+    std::vector<Planes> planes;     // [whole blocks][heads]
+    std::vector<uint64_t> ids;      // of these
+    std::vector<TailPlace> places;  // [tokens]: where these were read
+    std::vector<uint16_t> k, v;     // [heads][block][dim]: the partial block
+    size_t bytes() const
+    {
+        return planes.capacity() * sizeof(Planes) + places.capacity() * sizeof(TailPlace) + (k.capacity() + v.capacity()) * 2;
+    }
     int32_t whole() const { return tokens / block; }
 };
 
@@ -56,16 +59,6 @@ struct Slot {
     TailTiles *tail;
 };
 
-void at_abort(XactEvent event, void *)
-{
-    if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT) ++aborts;
-}
-
-void at_subabort(SubXactEvent event, SubTransactionId, SubTransactionId, void *)
-{
-    if (event == SUBXACT_EVENT_ABORT_SUB) ++aborts;
-}
-
 void start()
 {
     HASHCTL control{};
@@ -73,8 +66,6 @@ void start()
     control.entrysize = sizeof(Slot);
     control.hcxt = TopMemoryContext;
     tails = hash_create("vectorkv tails", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-    RegisterXactCallback(entry<at_abort>, nullptr);
-    RegisterSubXactCallback(entry<at_subabort>, nullptr);
 }
 
 void remove(TailTiles *tail)
@@ -103,11 +94,11 @@ void shrink(const TailTiles *keep)
 void clear(TailTiles *tail, const Sequence *s)
 {
     tail->epoch = s->epoch;
-    tail->aborts = aborts;
     tail->first = s->sealed;
     tail->tokens = 0;
     tail->planes.clear();
     tail->ids.clear();
+    tail->places.clear();
 }
 
 TailTiles *find(const Cache *c, const Sequence *s, int layer)
@@ -126,8 +117,7 @@ TailTiles *find(const Cache *c, const Sequence *s, int layer)
     }
     TailTiles *tail = slot->tail;
     tail->last_use = ++uses;
-    if (tail->epoch != s->epoch || tail->aborts != aborts || tail->first > s->sealed || tail->first + tail->tokens < s->sealed)
-        clear(tail, s);
+    if (tail->epoch != s->epoch || tail->first > s->sealed || tail->first + tail->tokens < s->sealed) clear(tail, s);
     return tail;
 }
 
@@ -138,6 +128,7 @@ void drop_sealed(const Cache *c, TailTiles *tail, int32_t sealed)
     if (blocks < 4) return;  // moving the rest has its price, too
     tail->planes.erase(tail->planes.begin(), tail->planes.begin() + static_cast<ptrdiff_t>(blocks) * c->kv_heads);
     tail->ids.erase(tail->ids.begin(), tail->ids.begin() + static_cast<ptrdiff_t>(blocks) * c->kv_heads);
+    tail->places.erase(tail->places.begin(), tail->places.begin() + static_cast<ptrdiff_t>(blocks) * tail->block);
     tail->first += blocks * tail->block;
     tail->tokens -= blocks * tail->block;
 }
@@ -161,6 +152,7 @@ void add_rows(const Cache *c, TailTiles *tail, const TailHalves &halves)
     tail->k.resize(heads * block * dk);
     tail->v.resize(heads * block * dv);
     const auto n = static_cast<size_t>(halves.tokens);
+    for (size_t t = 0; t < n; ++t) tail->places.push_back(halves.places ? halves.places[t] : TailPlace{});
     for (size_t t = 0; t < n;) {
         const size_t at = static_cast<size_t>(tail->tokens) % block, count = std::min(block - at, n - t);
         for (size_t h = 0; h < heads; ++h) {
@@ -187,7 +179,12 @@ TailTiles *open_tail(Cache *c, const Sequence *s, int layer, int32_t *tokens)
     *tokens = 0;
     if (s->length == s->sealed) return nullptr;
     TailTiles *tail = find(c, s, layer);
-    if (!pg_call([c] { return tail_read_directly(c); })) clear(tail, s);
+    // The newest kept token that the header speaks of: where it stands, what is before it does.
+    const int32_t newest = std::min(tail->first + tail->tokens, s->length) - 1;
+    TailPlace *last = newest >= tail->first ? &tail->places[static_cast<size_t>(newest - tail->first)] : nullptr;
+    const TailState state = pg_call([&] { return look_at_tail(c, tail->storage, last); });
+    if (!state.direct || !state.same) clear(tail, s);
+    tail->storage = state.storage;
     const int32_t have = tail->first + tail->tokens;
     if (have < s->length) {
         const size_t before = tail->bytes();

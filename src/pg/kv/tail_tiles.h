@@ -1,8 +1,9 @@
 // The tail of a layer as tiles of the moment, kept by the backend from call to call: a decode step reads new tokens only.
 //
 // Tokens at a position of an extent do not change while the epoch of the sequence is the same, except that an append may be rolled
-// back and another put in its place: what this backend has kept is forgotten when one of its transactions or subtransactions
-// aborts; what others have not committed it never saw. Kept tokens are given only to who may read the table as a whole.
+// back (also one that was prepared, by another session) or an older copy loaded, and others put in its place. So of what is kept
+// the newest row that the header speaks of is looked at first: it must lie where it was read, of the same transaction and seen by
+// the snapshot. Rows before it were there before it. Kept tokens are given only to who may read the table as a whole.
 #pragma once
 
 #include "pg/kv/source.h"

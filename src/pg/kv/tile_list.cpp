@@ -89,12 +89,12 @@ void scan_index(SealedTable *table, int64_t extent, int layer, const Positions &
     scan.start(keys, 4);
     while (TupleTableSlot *slot = scan.next()) {
         CHECK_FOR_INTERRUPTS();
-        bool null;
+        bool null, unused;
         const auto *tile = reinterpret_cast<const TileHeader *>(DatumGetPointer(slot_getattr(slot, kTile, &null)));
-        const int32_t pos = DatumGetInt32(slot_getattr(slot, kPos, &null));
-        const int16_t head = DatumGetInt16(slot_getattr(slot, kHead, &null));
+        const int32_t pos = DatumGetInt32(slot_getattr(slot, kPos, &unused));
+        const int16_t head = DatumGetInt16(slot_getattr(slot, kHead, &unused));
         Buffer buffer = reinterpret_cast<BufferHeapTupleTableSlot *>(slot)->buffer;
-        const bool whole = VARSIZE(tile) >= kTileHeaderBytes;
+        const bool whole = !null && VARSIZE(tile) >= kTileHeaderBytes;
         if (!take({pos, whole ? tile->tokens : 0, whole ? tile->id : 0, ItemPointerGetBlockNumber(&slot->tts_tid), buffer,
                    ItemPointerGetOffsetNumber(&slot->tts_tid), head}))
             break;
@@ -148,6 +148,18 @@ TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop)
 }
 
 void forget_tile_list(TileList *list) { release(list); }
+
+void forget_extent(const Cache *c, int64_t extent)
+{
+    if (!lists) return;
+    TileListKey key{c->sealed, 0, extent};
+    for (key.layer = 0; key.layer < c->layers; ++key.layer) {
+        auto *list = static_cast<TileList *>(hash_search(lists, &key, HASH_FIND, nullptr));
+        if (!list) continue;
+        release(list);
+        hash_search(lists, &key, HASH_REMOVE, nullptr);
+    }
+}
 
 bool first_tile(SealedTable *table, int64_t extent, int layer, TileRef *first)
 {

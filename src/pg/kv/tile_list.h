@@ -38,6 +38,8 @@ bool open_sealed(const Cache *cache, SealedTable *table);
 // The list, complete below `stop` under the active snapshot.
 TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop);
 void forget_tile_list(TileList *list);
+// Of all layers of an extent that the sequence has left.
+void forget_extent(const Cache *cache, int64_t extent);
 
 // The tile of an extent with the lowest position and head under the active snapshot; false when there is none.
 bool first_tile(SealedTable *table, int64_t extent, int layer, TileRef *first);

@@ -1,0 +1,71 @@
+# What a session keeps and what it shows: memory that a call takes is given back by the call, so that thousands of calls of each function in
+# one statement leave nothing; and a library that watches which tables are read sees those of a cache.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use Test::More;
+use KVCache;
+use VectorKV;
+
+my $calls = $ENV{VKV_MEMORY_CALLS} // 3000;
+my $node = kv_node('kv_memory');
+create_cache($node, 'chat', "codec => 'int8', tail_tokens => 8, sink_tokens => 2");
+create_cache($node, 'loose', "codec => 'f16', tail => 'unlogged'");
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION used() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT sum(used_bytes)::bigint FROM pg_backend_memory_contexts';
+CREATE TABLE t AS SELECT k(0, 1) AS k, v(0, 1) AS v, q_batch(0, 1) AS q, kv.reshape(q_batch(0, 1), '{9,64}') AS q1, kv.reshape(q_batch(0, 1), '{1,1,9,64}') AS ql;
+SELECT kv.append(cache, seq, k(0, 70), v(0, 70)) FROM unnest('{chat,loose}'::regclass[]) cache, generate_series(1, 3) seq;
+CREATE TABLE tiles AS SELECT tile, kv.partial(kv.slice(kv.reshape(q_batch(0, 1), '{9,64}'), 0, 0, 3), tile) AS state
+	FROM (SELECT tile FROM chat_tile WHERE seq = 1 AND layer = 0 AND head = 0 ORDER BY kv.tokens(tile) DESC LIMIT 1) x;
+CREATE FUNCTION fail(i bigint) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM kv.append('chat', 1, kv.reshape('{1}'::real[]::kv.tensor, '{1}'), NULL); RETURN 0; EXCEPTION WHEN OTHERS THEN RETURN 1; END $$;
+SQL
+
+# What a call in the middle of a statement leaves, in bytes; growth of a few hash tables is allowed for.
+sub grows
+{
+	my ($sql) = @_;
+	my $first = int($calls / 3);
+	return $node->safe_psql('postgres', "SELECT (max(m) FILTER (WHERE i = $calls) - max(m) FILTER (WHERE i = $first)) / ($calls - $first) FROM "
+		  . "(SELECT i, $sql AS x, CASE WHEN i IN ($first, $calls) THEN used() END AS m FROM t, tiles, generate_series(1, $calls) i OFFSET 0) s WHERE x IS NOT NULL OR m > 0");
+}
+
+# Inside a transaction PostgreSQL itself keeps 40 bytes or so for each row that is changed again (combo command ids).
+my %most = (append => 200, seal => 400, truncate => 400, fork => 500, recode => 700);
+foreach my $case (
+	[ length => "kv.length('chat', 1)" ], [ 'length unlogged' => "kv.length('loose', 1)" ], [ attend => "kv.attend('chat', '{1,2}', 0, kv.concat(q, q, 0))" ],
+	[ attend_layers => "kv.attend_layers('chat', '{1}', '{0}', ql)" ], [ attend_lse => "kv.attend('chat', '{1}', 0, q, return_lse => true)" ],
+	[ fetch => "kv.fetch('chat', 1, 0)" ], [ weights => "(SELECT count(*) FROM kv.weights('chat', 1, (i % 2)::int, q1))" ], [ rope => "coalesce(kv.rope('chat')::text, '')" ],
+	[ check => "(SELECT count(*) FROM kv.check_cache(CASE WHEN i > 0 THEN 'chat'::regclass END))" ], [ append => "kv.append('chat', 2, k, v)" ], [ 'append unlogged' => "kv.append('loose', 2, k, v)" ],
+	[ seal => "kv.append('chat', 3, k, v) + kv.seal('chat', 3)" ], [ truncate => "kv.append('chat', 3, k, v) + kv.truncate('chat', 3, 20)" ],
+	[ fork => "kv.fork('chat', 1, 50) + kv.drop_sequence('chat', 50)::int" ], [ recode => "kv.recode('chat', 1, 'int8')" ], [ 'an error' => "fail(i)" ],
+	[ decode => "kv.decode(tile)" ], [ info => "kv.info(tile)" ], [ 'check tile' => "kv.\"check\"(tile)" ], [ clip => "kv.clip(tile, 5)" ], [ tile_text => "tile::text::kv.tile" ],
+	[ tensors => "kv.relative_error(kv.concat(kv.slice(q, 1, 0, 2), kv.\"cast\"(kv.\"cast\"(q, 'bf16'), 'f16'), 1), kv.concat(kv.slice(q, 1, 0, 2), q, 1))" ],
+	[ bytes => "kv.tensor(kv.bytes(q), kv.shape(q), 'f16')" ], [ halves => "kv.unpack_halves(kv.pack_halves(kv.\"cast\"(q1, 'f16')))" ],
+	[ states => "kv.finish(kv.merge(state, state))" ], [ aggregate => "(SELECT kv.attention(kv.slice(q1, 0, 0, 3), u.tile) FROM tiles u WHERE i > 0)" ])
+{
+	my ($name, $sql) = @$case;
+	my ($kind) = $name =~ /^(\w+)/;
+	cmp_ok($node->safe_psql('postgres', 'SELECT 1') && grows($sql), '<=', $most{$kind} // 8, "$name: bytes a call");
+}
+ok_cache($node, $_) foreach qw(chat loose);
+
+# The hook is built here; without a compiler there is nothing to look at.
+SKIP:
+{
+	my ($library, $include) = ($node->basedir . '/check_hook.so', `pg_config --includedir-server`);
+	chomp $include;
+	skip 'no C compiler or no headers', 8 if system("cc -w -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/check_hook.c' 2>/dev/null");
+	foreach my $call ([ attend => "kv.attend('chat', '{1}', 0, q)" ], [ fetch => "kv.fetch('chat', 1, 0)" ], [ length => "kv.length('chat', 1)" ], [ weights => "(SELECT sum(weight) FROM kv.weights('chat', 1, 0, q1))" ])
+	{
+		my ($name, $sql) = @$call;
+		my ($status, $out, $err) = $node->psql('postgres', "LOAD '$library'; SELECT $sql FROM t");
+		is($out, $node->safe_psql('postgres', "SELECT $sql FROM t"), "$name: the same answer under a hook");
+		my %seen = map { $_ => 1 } $err =~ /NOTICE:  reads (\w+)/g;
+		my @wanted = $name eq 'length' ? ('chat') : qw(chat chat_sealed chat_tail);
+		is(join(' ', grep { !$seen{$_} } @wanted), '', "$name: the hook sees what is read");
+	}
+}
+
+done_testing();
