@@ -65,7 +65,11 @@ TEST(ExactCodec, DenseDistancesAreExact)
                     ASSERT_NEAR(between[i], exact, budget * terms_of(metric, rows, 0, i))
                         << label(CodecId::none, metric, scalar) << dim;
                     ASSERT_EQ(scorer->rescore(encoded.code(i), nullptr), by_query[i]);
-                    ASSERT_EQ(scorer->error(encoded.code(i), by_query[i], false), 0);
+                    const float error = scorer->error(nullptr, by_query[i], false);
+                    ASSERT_EQ(error > 0, metric == Metric::cosine);  // elsewhere the operator rounds alike
+                    if (error > 0) {
+                        ASSERT_NEAR(by_query[i], exact, error);
+                    }
                 }
             }
         }

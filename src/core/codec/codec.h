@@ -27,7 +27,8 @@ public:
     // distance with the second level; without one, the same as score
     virtual float rescore(const uint8_t *code, const uint8_t *second) = 0;
     // half-width of an interval that holds the exact distance with high probability (about 3.5 standard deviations of the
-    // quantization error), given the distance that score (or rescore, if second) returned; 0 for exact codecs
+    // quantization error), given the distance that score (or rescore, if second) returned. Exact codecs: what rounding may do, 0
+    // where they compute what the operator does; they do not look at the code, which may be null
     virtual float error(const uint8_t *code, float distance, bool second) = 0;
 };
 

@@ -104,7 +104,7 @@ private:
     struct Pending {
         float lower, distance;  // distance: that of the first level
         uint32_t node;
-        bool refined = false;  // lower and upper are those of the second level
+        bool refined = false;  // lower and upper are as narrow as they get without the heap
         float upper = 0;
         static bool later(const Pending &a, const Pending &b)
         {
@@ -174,14 +174,18 @@ private:
         const size_t left = most - std::min<size_t>(search_.stats.scored, most);
         return std::clamp(width() << std::min(batches_, 6), width(), std::max(width(), left / 8));
     }
-    bool uses_heap() const { return !index_.codec().exact() && !indifferent_; }
+    // Null: there is no heap to ask.
+    HeapReader *heap(IndexScanDesc scan)
+    {
+        if (!heap_ && scan->heapRelation && !indifferent_)
+            heap_.emplace(scan->heapRelation, scan->indexRelation, MemoryContextGetParent(context_));
+        return heap_ ? &*heap_ : nullptr;
+    }
 
     void first_batch(IndexScanDesc scan)
     {
         state_ = State::searching;
         pg_call([&] { pgstat_count_index_scan(scan->indexRelation); });
-        if (uses_heap() && !heap_ && scan->heapRelation)
-            heap_.emplace(scan->heapRelation, scan->indexRelation, MemoryContextGetParent(context_));
         PageView view(index_, scorer_.get());
         search_.keep_dropped = goes_on();
         for (Entry entry = index_.entry();;) {
@@ -290,19 +294,25 @@ private:
         ahead_end_ = nearest.distance + error;
     }
 
-    void push_pending(PageView &view, const graph::Candidate &c)
-    {
-        add_pending({c.distance - error_of(view, c), c.distance, c.id});
-    }
+    void push_pending(PageView &view, const graph::Candidate &c) { add_pending(c, error_of(view, c)); }
 
     float error_of(PageView &view, const graph::Candidate &c)
     {
         float error = 0;
-        if (!index_.codec().exact() && !index_.shape().apart)
+        if (index_.codec().exact())
+            error = scorer_->error(nullptr, c.distance, false);
+        else if (!index_.shape().apart)
             view.peek(c.id, [&](const NodeHeader *, const uint8_t *code) { error = scorer_->error(code, c.distance, false); });
-        else if (!index_.codec().exact() && view.copy_code(c.id, &code_))
+        else if (view.copy_code(c.id, &code_))
             error = scorer_->error(code_.data(), c.distance, false);
         return graph::finite(error);
+    }
+
+    // An exact codec's distance is as good as a refined one: what rounding leaves open is settled from the heap.
+    void add_pending(const graph::Candidate &c, float error)
+    {
+        const bool rounded = index_.codec().exact() && error > 0;
+        add_pending({c.distance - error, c.distance, c.id, rounded, c.distance + error});
     }
 
     void add_pending(const Pending &p)
@@ -329,7 +339,7 @@ private:
                 scorer_->score(&code, 1, &distance);
                 distance = graph::finite(distance);
                 if (distance != p.distance) {  // the slot was taken by another vector since it was scored
-                    add_pending({distance - scorer_->error(code, distance, false), distance, p.node});
+                    add_pending(graph::Candidate{distance, p.node}, graph::finite(scorer_->error(code, distance, false)));
                     return;
                 }
                 if (refines(p)) code_.assign(code, code + s.code_bytes);
@@ -353,9 +363,10 @@ private:
             return;
         }
         std::optional<double> exact = distance;
-        if (p.refined && (!heap_ || is_alone(p))) {
+        const bool open = !index_.codec().exact() || p.refined;
+        if (p.refined && (is_alone(p) || !heap(scan))) {
             exact = end_of(p);  // no nearer than it is: what comes late is measured against this
-        } else if (heap_) {
+        } else if (open && heap(scan)) {
             // The first of its tuples that the snapshot shows tells the distance.
             exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
             while (!exact && chain.more()) {
