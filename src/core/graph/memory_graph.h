@@ -58,6 +58,9 @@ public:
     // poll is called again and again, and may throw: a long walk is not to keep anybody from ending it.
     using Poll = std::function<void()>;
     uint32_t reach_all(const Poll &poll = {});
+    // Searches for a sample of the nodes, after reach_all(), and links those that are missed, with all that lies around them, to
+    // where their search began (find.cpp). How many links that took.
+    uint32_t find_sample(const Poll &poll = {});
     // Node ids in an order that keeps neighbours together: breadth first from the entry.
     std::vector<uint32_t> order(const Poll &poll = {}) const;
 
@@ -110,6 +113,8 @@ private:
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);
     void set_links(uint32_t id, int level, const Selected &to, Scratch &s);
     void attach(uint32_t id, const std::vector<bool> &reached, Scratch &s);
+    bool is_found(uint32_t id, uint32_t *began, Scratch &s) const;
+    bool give_filler(uint32_t from, uint32_t to, Scratch &s);
     void flood(uint32_t from, std::vector<bool> &reached, std::vector<uint32_t> &queue, const Poll &poll) const;
 
     const Codec &codec_;

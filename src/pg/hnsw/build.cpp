@@ -252,6 +252,7 @@ private:
             });
         }
         graph_->reach_all([] { poll_interrupts(); });
+        if (graph_->find_sample([] { poll_interrupts(); }) > 0) graph_->reach_all([] { poll_interrupts(); });
     }
 
     void write()

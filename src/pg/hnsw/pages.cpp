@@ -208,11 +208,13 @@ void give_room(Relation rel, PageKind kind, BlockNumber block)
     pages.commit();
 }
 
-void renew_page(Relation rel, BlockNumber block, PageKind kind)
+void renew_page(Relation rel, BlockNumber block, PageKind kind, bool (*may)(const char *))
 {
     {
         WritePages pages(rel);
-        init_page(pages.lock_whole(block), kind);
+        char *page = pages.lock_whole(block);
+        if (!may(page)) return;
+        init_page(page, kind);
         pages.commit();
     }
     give_room(rel, kind, block);

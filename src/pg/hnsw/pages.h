@@ -89,7 +89,7 @@ void with_room(Relation rel, PageKind kind, const std::function<bool(char *page,
 // Puts a page into its kind's list, unless it is there. For vacuum.
 void give_room(Relation rel, PageKind kind, BlockNumber block);
 // Makes a page that was never written, or that nothing leads to any more, an empty page of a kind. For vacuum.
-void renew_page(Relation rel, BlockNumber block, PageKind kind);
+void renew_page(Relation rel, BlockNumber block, PageKind kind, bool (*may)(const char *page));
 
 // Items: variable-sized records in pages of a kind. An item's place is used again once it is erased, its number too.
 ItemPointerData put_item(Relation rel, PageKind kind, const void *data, size_t bytes);

@@ -22,6 +22,11 @@ constexpr size_t kAtOnce = 64;  // things looked at and freed under one update l
 
 size_t free_space(const ReadPage &page) { return PageGetFreeSpace(const_cast<char *>(page.page())); }
 
+bool page_of_kind(const char *page, PageKind kind)
+{
+    return opaque_of(page)->page_id == kPageId && opaque_of(page)->kind == static_cast<uint8_t>(kind);
+}
+
 uint32_t owner_of(PageKind kind, const char *item)
 {
     if (kind == PageKind::upper) return reinterpret_cast<const UpperHeader *>(item)->node;
@@ -185,9 +190,14 @@ void Vacuum::forget_stale_hashes()
     }
 }
 
-// Pages that nothing can find become pages of nodes.
+// Pages that nothing can find become pages of nodes. One that was blank when the sweep came by may have been on its way into use:
+// what it is when no insertion is at work counts.
 void Vacuum::free_pages()
 {
+    const auto is_loose = [](const char *page) {
+        return PageIsNew(const_cast<char *>(page)) || page_of_kind(page, PageKind::hash_bucket) ||
+               page_of_kind(page, PageKind::hash_directory);
+    };
     const std::unordered_set<BlockNumber> known = hash_blocks(index_.rel());
     std::vector<BlockNumber> loose = blank_pages_;
     for (const auto &[kind, block] : hash_pages_)
@@ -197,7 +207,7 @@ void Vacuum::free_pages()
         PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);
         const std::unordered_set<BlockNumber> now = hash_blocks(index_.rel());
         for (size_t i = from; i < std::min(from + kAtOnce, loose.size()); ++i)
-            if (!now.count(loose[i])) renew_page(index_.rel(), loose[i], PageKind::nodes);
+            if (!now.count(loose[i])) renew_page(index_.rel(), loose[i], PageKind::nodes, is_loose);
     }
     hash_pages_.clear();
     blank_pages_.clear();

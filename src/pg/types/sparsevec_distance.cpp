@@ -1,7 +1,10 @@
 // Distances between sparse vectors: one merge of the two ascending index lists, with what to add for each element as a function.
-// Sums are floats, as those of the dense types are, so that the same values give the same overflow.
+// Sums are doubles, as an index makes them, so that rows come in the operator's order; what leaves the range of single precision is
+// infinite, as it is for the dense types.
 
+#include <cfloat>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 #include "core/text/limits.h"
@@ -17,58 +20,63 @@ struct SparseTraits {
     static constexpr const char *kName = kSparsevecName;
 };
 
+double in_range(double sum)
+{
+    return std::fabs(sum) <= FLT_MAX || std::isnan(sum) ? sum : std::copysign(std::numeric_limits<double>::infinity(), sum);
+}
+
 // term(x, y) of every dimension where a or b has an element; the absent one is 0.
 template <typename Term>
-float merge(const SparseVec *a, const SparseVec *b, Term term)
+double merge(const SparseVec *a, const SparseVec *b, Term term)
 {
     const int32_t *ai = a->indices(), *bi = b->indices();
     const float *x = a->values(), *y = b->values();
-    float sum = 0;
+    double sum = 0;
     int i = 0, j = 0;
     while (i < a->nnz && j < b->nnz) {
         if (ai[i] == bi[j]) {
             sum += term(x[i++], y[j++]);
         } else if (ai[i] < bi[j]) {
-            sum += term(x[i++], 0.0f);
+            sum += term(x[i++], 0);
         } else {
-            sum += term(0.0f, y[j++]);
+            sum += term(0, y[j++]);
         }
     }
-    while (i < a->nnz) sum += term(x[i++], 0.0f);
-    while (j < b->nnz) sum += term(0.0f, y[j++]);
-    return sum;
+    while (i < a->nnz) sum += term(x[i++], 0);
+    while (j < b->nnz) sum += term(0, y[j++]);
+    return in_range(sum);
 }
 
-float inner_product_of(const SparseVec *a, const SparseVec *b)
+double inner_product_of(const SparseVec *a, const SparseVec *b)
 {
     const int32_t *ai = a->indices(), *bi = b->indices();
-    float sum = 0;
+    double sum = 0;
     for (int i = 0, j = 0; i < a->nnz && j < b->nnz;) {
-        if (ai[i] == bi[j]) sum += a->values()[i] * b->values()[j];
+        if (ai[i] == bi[j]) sum += static_cast<double>(a->values()[i]) * static_cast<double>(b->values()[j]);
         int step = ai[i] <= bi[j];
         j += ai[i] >= bi[j];
         i += step;
     }
-    return sum;
+    return in_range(sum);
 }
 
-float squares(const SparseVec *v)
+double squares(const SparseVec *v)
 {
-    float sum = 0;
-    for (int i = 0; i < v->nnz; ++i) sum += v->values()[i] * v->values()[i];
-    return sum;
+    double sum = 0;
+    for (int i = 0; i < v->nnz; ++i) sum += static_cast<double>(v->values()[i]) * static_cast<double>(v->values()[i]);
+    return in_range(sum);
 }
 
 double l2_squared(FunctionCallInfo fcinfo)
 {
     Pair<SparseTraits> p(fcinfo);
-    return static_cast<double>(merge(p.a, p.b, [](float x, float y) { return (x - y) * (x - y); }));
+    return merge(p.a, p.b, [](double x, double y) { return (x - y) * (x - y); });
 }
 
 double inner_product(FunctionCallInfo fcinfo)
 {
     Pair<SparseTraits> p(fcinfo);
-    return static_cast<double>(inner_product_of(p.a, p.b));
+    return inner_product_of(p.a, p.b);
 }
 
 }  // namespace
@@ -84,14 +92,14 @@ SQL_FUNCTION(sparsevec_negative_inner_product) { return Float8GetDatum(-inner_pr
 SQL_FUNCTION(sparsevec_cosine_distance)
 {
     Pair<SparseTraits> p(fcinfo);
-    double norms = std::sqrt(static_cast<double>(squares(p.a)) * static_cast<double>(squares(p.b)));
-    return Float8GetDatum(1.0 - nearest::clamp_similarity(static_cast<double>(inner_product_of(p.a, p.b)) / norms));
+    const double norms = std::sqrt(squares(p.a) * squares(p.b));
+    return Float8GetDatum(1.0 - nearest::clamp_similarity(inner_product_of(p.a, p.b) / norms));
 }
 
 SQL_FUNCTION(sparsevec_l1_distance)
 {
     Pair<SparseTraits> p(fcinfo);
-    return Float8GetDatum(static_cast<double>(merge(p.a, p.b, [](float x, float y) { return std::fabs(x - y); })));
+    return Float8GetDatum(merge(p.a, p.b, [](double x, double y) { return std::fabs(x - y); }));
 }
 
 }  // namespace vkv
