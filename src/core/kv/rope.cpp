@@ -16,8 +16,10 @@ Rope::Rope(std::vector<double> frequencies, int dim, Pairing pairing) : frequenc
                                                  std::to_string(2 * frequencies_.size()) + " dimensions, but there are " +
                                                  std::to_string(dim));
     for (const double frequency : frequencies_)
-        if (!std::isfinite(frequency)) throw Error(Errc::invalid_parameter, "rotary frequencies must be finite");
+        if (!turns(frequency)) throw Error(Errc::invalid_parameter, "rotary frequencies must be finite, and so must their angles");
 }
+
+bool Rope::turns(double frequency) { return std::isfinite(frequency * 0x1p32); }
 
 std::vector<double> Rope::usual_frequencies(double theta, int dims)
 {

@@ -11,10 +11,13 @@ enum class Pairing : uint8_t { half = 0, interleaved = 1 };
 class Rope {
 public:
     // frequencies [dims / 2], radians a position; rotates the first 2 * frequencies.size() dims of dim, the rest stays.
-    // Throws Error(invalid_parameter) when that is more than dim.
+    // Throws Error(invalid_parameter) when that is more than dim, or one of them does not turn.
     Rope(std::vector<double> frequencies, int dim, Pairing pairing);
     // theta ^ (-2 i / dims): the usual frequencies.
     static std::vector<double> usual_frequencies(double theta, int dims);
+
+    // Whether the angle at every position is a number: frequencies beyond 1e298 or so have none.
+    static bool turns(double frequency);
 
     int dims() const { return 2 * static_cast<int>(frequencies_.size()); }
     Pairing pairing() const { return pairing_; }

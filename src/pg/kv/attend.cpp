@@ -32,18 +32,17 @@ void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *outpu
     const Sequence &s = r.sequences[b];
     MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.attend", ALLOCSET_DEFAULT_SIZES);
     MemoryContext before = MemoryContextSwitchTo(scratch);
-    int32_t tail_tokens;
-    TailTiles *tail = open_tail(c, &s, r.layer[l], &tail_tokens);
-    const int32_t stored = s.sealed + tail_tokens;
+    // Held until the scratch memory goes, also when an error takes it: policies on the sealed tiles run code that may attend.
+    const auto *tail = own<HeldTail>(scratch, c, &s, r.layer[l]);
+    const int32_t stored = s.sealed + tail->tokens();
     check_total(r, s, stored);
     const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
     heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
     auto add = [heads](const TileView &tile, int32_t to, const void *next) { heads->add(tile, to, next); };
     visit_sealed(c, &s, r.layer[l], add);
-    if (tail) {
+    if (tail->tokens() > 0) {
         heads->begin_at(s.sealed);
-        visit_tail(
-            c, tail, [](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
+        tail->visit([](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
     }
     add_fresh(r, item, stored, heads);
     heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);

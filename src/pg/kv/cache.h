@@ -81,7 +81,8 @@ struct Cache {
     int exact_tail() const { return codec == Codec::f16 ? 0 : tail_tokens; }
 };
 
-// Raises undefined_table, or wrong_object_type when the relation is no cache. Needs an SPI connection.
+// Raises undefined_table, or wrong_object_type when the relation is no cache or its columns have other types than they were made
+// with. Needs an SPI connection.
 Cache *cache_of(Oid header);
 
 // The tables alone, which may have been dropped; raises like cache_of when the relation is no cache.
@@ -92,6 +93,8 @@ CacheTables tables_of(Oid header);
 
 // The statement, prepared on first use.
 SPIPlanPtr plan_of(Cache *cache, Plan plan);
+// Raises unless SPI_tuptable has the columns, by type, that the statement asks for; run_plan does it.
+void check_result(const Cache *cache, Plan plan);
 
 // Raises unless the caller's model, when it names one, is the cache's.
 void check_model(const Cache *cache, const char *model, const char *revision);

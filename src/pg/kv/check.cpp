@@ -200,7 +200,9 @@ SQL_FUNCTION(kv_check_cache)
     Cache *c = cache_of(PG_GETARG_OID(0));
     StringInfoData sql;
     initStringInfo(&sql);
-    appendStringInfo(&sql, "SELECT coalesce(pg_catalog.array_agg(seq ORDER BY seq), '{}') FROM %s", c->header_sql);
+    appendStringInfo(&sql,
+                     "SELECT coalesce(pg_catalog.array_agg(seq::pg_catalog.int8 ORDER BY seq), '{}') FROM %s WHERE seq IS NOT NULL",
+                     c->header_sql);
     SPI_execute(sql.data, true, 0);
     bool null;
     ArrayType *seqs = DatumGetArrayTypePCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));

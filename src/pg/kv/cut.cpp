@@ -18,11 +18,24 @@ int64_t extent_before(const Sequence *s, int32_t stop)
     return s->extents[i];
 }
 
-Datum found(const SPITupleTable *rows, uint64_t row, int column)
-{
-    bool null;
-    return SPI_getbinval(rows->vals[row], rows->tupdesc, column, &null);
-}
+struct Found {
+    const SPITupleTable *rows;
+    uint64_t row;
+    int32_t pos(int column) const
+    {
+        bool null;
+        return DatumGetInt32(SPI_getbinval(rows->vals[row], rows->tupdesc, column, &null));  // not null: it was compared
+    }
+    const TileHeader *tile(const Cache *c, const Sequence *s, const TileKey &key, int column) const
+    {
+        bool null;
+        Datum value = SPI_getbinval(rows->vals[row], rows->tupdesc, column, &null);
+        if (null) damaged_tile(c, s, key, "is null");
+        const TileHeader *tile = datum_tile(value);
+        if (VARSIZE(tile) < kTileHeaderBytes) damaged_tile(c, s, key, "is damaged: it is too short");
+        return tile;
+    }
+};
 
 }  // namespace
 
@@ -32,8 +45,9 @@ Cut find_cut(Cache *c, const Sequence *s, int32_t stop)
     const int64_t extent = extent_before(s, stop);
     Datum values[] = {Int64GetDatum(extent), Int32GetDatum(stop)};
     const bool any = run_plan(c, Plan::tile_before, values, true) > 0;
-    const int32_t begin = any ? DatumGetInt32(found(SPI_tuptable, 0, 1)) : stop;
-    const int64_t end = any ? int64_t{begin} + datum_tile(found(SPI_tuptable, 0, 2))->tokens : 0;
+    const Found last{SPI_tuptable, 0};
+    const int32_t begin = any ? last.pos(1) : stop;
+    const int64_t end = any ? int64_t{begin} + last.tile(c, s, {extent, 0, 0, begin}, 2)->tokens : 0;
     SPI_freetuptable(SPI_tuptable);
     if (end < stop) damaged_tile(c, s, {extent, 0, 0, stop - 1}, "is missing, or hidden by row security");
     return {extent, end > stop ? begin : stop, stop};
@@ -49,7 +63,7 @@ void copy_cut(Cache *c, const Sequence *s, const Cut &cut, int64_t extent)
             damaged_tile(c, s, {cut.extent, layer, static_cast<int>(rows), cut.begin}, "is missing, or hidden by row security");
         for (uint64_t i = 0; i < rows; ++i) {
             const TileKey key{cut.extent, layer, static_cast<int>(i), cut.begin};
-            const TileHeader *tile = datum_tile(found(tiles, i, 2));
+            const TileHeader *tile = Found{tiles, i}.tile(c, s, key, 2);
             const TileView view = checked_tile(c, s, key, tile, VARSIZE(tile));
             if (tile_checksum(tile, VARSIZE(tile)) != tile->crc) damaged_tile(c, s, key, "is damaged: its checksum differs");
             const int32_t tokens = cut.stop - cut.begin;

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "core/kv/halves.h"
+#include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
@@ -44,6 +46,10 @@ private:
     void take(const TileView &tile, int32_t to)
     {
         const Range part{std::max(tile.first, range_.from), std::min(tile.first + tile.tokens, to)};
+        if (part.from >= part.to || part.to > range_.to || tile.head >= cache_->kv_heads)
+            throw Error(Errc::data_corrupted,
+                        message("a tile of cache \"%s\" at position %d, head %d lies outside of what was asked for", cache_->name,
+                                tile.first, tile.head));
         decode_tile(tile, rows_k_, rows_v_);
         put(rows_k_, k_, tile, cache_->dim_k, part);
         put(rows_v_, v_, tile, cache_->dim_v, part);

@@ -44,7 +44,7 @@ FrequencyList frequency_list(ArrayType *array, const char *name)
         throw Error(Errc::invalid_parameter, message("%s must be one-dimensional and not null", name));
     const FrequencyList list{reinterpret_cast<const double *>(ARR_DATA_PTR(array)), ARR_DIMS(array)[0]};
     for (int i = 0; i < list.n; ++i)
-        if (!std::isfinite(list.values[i]))
+        if (!Rope::turns(list.values[i]))
             throw Error(Errc::invalid_parameter, message("%s[%d] is %g", name, i + 1, list.values[i]));
     return list;
 }

@@ -119,6 +119,7 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
     fault_point();
     const int status = SPI_execute_snapshot(prepared, values, nullptr, nullptr, nullptr, read_only, false, 0);
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
+    check_result(c, plan);
     return SPI_processed;
 }
 
@@ -127,6 +128,7 @@ uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values)
     fault_point();
     const int status = SPI_execute_snapshot(plan_of(c, plan), values, nullptr, GetActiveSnapshot(), nullptr, false, false, 0);
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
+    check_result(c, plan);
     return SPI_processed;
 }
 

@@ -67,6 +67,7 @@ void visit_planned(const Visit &v, const Span &span, Progress *progress)
         fault_point();
         SPI_cursor_fetch(portal, true, kFetch);
         const uint64_t rows = SPI_processed;
+        check_result(v.cache, Plan::sealed_read);
         if (rows == 0) break;
         for (uint64_t i = 0; i < rows; ++i) {
             HeapTuple row = SPI_tuptable->vals[i];

@@ -30,7 +30,7 @@ TileView checked_tile(const Cache *c, const Sequence *s, const TileKey &key, con
         damaged_tile(c, s, key, ("is damaged: " + error.message()).c_str());
     }
     if (view.head != key.head || view.first != key.pos || view.heads != c->kv_heads || view.dim_k != c->dim_k ||
-        view.dim_v != c->dim_v || view.flags != c->flags())
+        view.dim_v != c->dim_v || view.flags != c->flags() || view.first < 0 || view.first > kOpenStop - view.tokens)
         damaged_tile(c, s, key, "does not belong there");
     return view;
 }
@@ -66,6 +66,7 @@ bool Progress::complete() const
 void Progress::step(int head, int32_t pos, int32_t tokens)
 {
     if (head < 0 || head >= cache_->kv_heads) missing(0, next_[0]);
+    if (pos >= to_) damaged_tile(cache_, sequence_, {extent_, layer_, head, pos}, "lies behind what was asked for");
     const bool first = inside_ && next_[head] == from_ && pos < from_ && pos + tokens > from_;
     if (pos != next_[head] && !first) missing(head, next_[head]);
     next_[head] = pos + tokens;

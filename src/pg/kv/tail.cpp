@@ -35,7 +35,8 @@ int32_t rows_there(const Cache *c, const Sequence *s, const Part &part, int64_t 
                         static_cast<long long>(s->seq), c->name, static_cast<long long>(taken), static_cast<long long>(wanted)));
 }
 
-// Takes rows in order of chunk and position, and puts the slots first_slot .. first_slot + slots - 1 where they belong.
+// Takes rows in order of chunk and position, each once and none but those asked for, and puts the slots first_slot .. first_slot +
+// slots - 1 where they belong.
 class Gather {
 public:
     Gather(const Cache *c, const Sequence *s, int first_slot, int slots, const Range &range, MemoryContext context)
@@ -54,6 +55,16 @@ public:
     const Range &range() const { return range_; }
     int first_chunk() const { return first_slot_ / cache_->row_slots; }
     int last_chunk() const { return (first_slot_ + slots_ - 1) / cache_->row_slots; }
+
+    // Before anything is done with a row.
+    void expect(int chunk, int32_t pos)
+    {
+        if (chunk < first_chunk() || chunk > last_chunk() || pos < range_.from || pos >= range_.to)
+            damaged(chunk, pos, "lies outside of what was asked for");
+        if (taken_ > 0 && (chunk < chunk_ || (chunk == chunk_ && pos <= pos_))) damaged(chunk, pos, "is there twice");
+        chunk_ = chunk;
+        pos_ = pos;
+    }
 
     void take(int chunk, int32_t pos, Datum row)
     {
@@ -121,6 +132,8 @@ private:
     TailHalves halves_{};
     uint16_t *row_;  // slots of a row, unpacked
     int64_t taken_ = 0;
+    int chunk_ = 0;  // of the row before
+    int32_t pos_ = 0;
 };
 
 constexpr Oid kTypes[] = {INT8OID, INT4OID, INT4OID, BYTEAOID};
@@ -142,6 +155,7 @@ void gather_direct(Gather *gather, const Sequence *s, const DirectTable &table)
         while (TupleTableSlot *slot = scan.next()) {
             bool null;
             const int32_t pos = DatumGetInt32(slot_getattr(slot, 3, &null));
+            gather->expect(chunk, pos);
             if (chunk == gather->first_chunk()) gather->note_place(pos, slot);
             Datum row = slot_getattr(slot, 4, &null);
             if (null) gather->damaged(chunk, pos, "is null");
@@ -162,6 +176,7 @@ void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
         bool null;
         const int chunk = DatumGetInt32(SPI_getbinval(row, desc, 1, &null));
         const int32_t pos = DatumGetInt32(SPI_getbinval(row, desc, 2, &null));
+        gather->expect(chunk, pos);
         Datum value = SPI_getbinval(row, desc, 3, &null);
         if (null) gather->damaged(chunk, pos, "is null");
         gather->take(chunk, pos, value);

@@ -40,7 +40,8 @@ struct TailTiles {
     uint64_t storage, last_use;
     int32_t first, tokens;          // positions first .. first + tokens - 1
     int32_t block;                  // tokens of a whole block
-    int holders = 0;                // that need it as it is
+    int holders = 0;                // that need it as it is: it is neither changed nor forgotten
+    bool replaced = false;          // goes with its last holder
     std::vector<Planes> planes;     // [whole blocks][heads]
     std::vector<uint64_t> ids;      // of these
     std::vector<TailPlace> places;  // [tokens]: where these were read
@@ -76,16 +77,15 @@ void remove(TailTiles *tail)
     hash_search(tails, &key, HASH_REMOVE, nullptr);
 }
 
-// Forgets the tails that were used longest ago, all but `keep`, until the memory is within its limit.
-void shrink(const TailTiles *keep)
+// Forgets the tails that were used longest ago and that nobody holds, until the memory is within its limit.
+void shrink()
 {
     while (kept_bytes > static_cast<size_t>(kept_memory) * 1024) {
         HASH_SEQ_STATUS scan;
         TailTiles *oldest = nullptr;
         hash_seq_init(&scan, tails);
         while (auto *slot = static_cast<Slot *>(hash_seq_search(&scan)))
-            if (slot->tail != keep && slot->tail->holders == 0 && (!oldest || slot->tail->last_use < oldest->last_use))
-                oldest = slot->tail;
+            if (slot->tail->holders == 0 && (!oldest || slot->tail->last_use < oldest->last_use)) oldest = slot->tail;
         if (!oldest) return;
         remove(oldest);
     }
@@ -101,24 +101,50 @@ void clear(TailTiles *tail, const Sequence *s)
     tail->places.clear();
 }
 
-TailTiles *find(const Cache *c, const Sequence *s, int layer)
+// Held once more by the caller.
+TailTiles *hold(TailTiles *tail)
 {
-    if (!tails) start();
-    const Key key{c->tail, layer, s->own()};
-    bool found;
-    auto *slot = static_cast<Slot *>(hash_search(tails, &key, HASH_FIND, &found));
-    if (!found) {
-        auto tail = std::make_unique<TailTiles>();
-        tail->key = key;
-        tail->block = tile_capacity(c->shape(Codec::f16));
-        clear(tail.get(), s);
-        slot = pg_call([&] { return static_cast<Slot *>(hash_search(tails, &key, HASH_ENTER, nullptr)); });
-        slot->tail = tail.release();
-    }
-    TailTiles *tail = slot->tail;
+    ++tail->holders;
     tail->last_use = ++uses;
-    if (tail->epoch != s->epoch || tail->first > s->sealed || tail->first + tail->tokens < s->sealed) clear(tail, s);
     return tail;
+}
+
+void release(TailTiles *tail)
+{
+    if (--tail->holders > 0 || !tail->replaced) return;
+    kept_bytes -= tail->bytes();
+    delete tail;
+}
+
+// An empty tail in the slot of its key, held. What was there is forgotten, or goes with its last holder.
+TailTiles *hold_new(const Cache *c, const Sequence *s, const Key &key)
+{
+    auto tail = std::make_unique<TailTiles>();
+    tail->key = key;
+    tail->block = tile_capacity(c->shape(Codec::f16));
+    clear(tail.get(), s);
+    bool found;
+    auto *slot = pg_call([&] { return static_cast<Slot *>(hash_search(tails, &key, HASH_ENTER, &found)); });
+    if (found) {
+        slot->tail->replaced = true;
+        release(hold(slot->tail));
+    }
+    slot->tail = tail.release();
+    return hold(slot->tail);
+}
+
+TailTiles *hold_kept(const Cache *c, const Sequence *s, int layer)
+{
+    if (!tails) pg_call([] { start(); });
+    const Key key{c->tail, layer, s->own()};
+    const auto *slot = pg_call([&] { return static_cast<Slot *>(hash_search(tails, &key, HASH_FIND, nullptr)); });
+    return slot ? hold(slot->tail) : hold_new(c, s, key);
+}
+
+// Whether what is kept goes on where the sequence's tail begins.
+bool meets(const TailTiles *tail, const Sequence *s)
+{
+    return tail->epoch == s->epoch && tail->first <= s->sealed && tail->first + tail->tokens >= s->sealed;
 }
 
 // Drops whole blocks that are sealed by now.
@@ -174,32 +200,16 @@ void add_rows(const Cache *c, TailTiles *tail, const TailHalves &halves)
 
 }  // namespace
 
-TailTiles *open_tail(Cache *c, const Sequence *s, int layer, int32_t *tokens)
-{
-    *tokens = 0;
-    if (s->length == s->sealed) return nullptr;
-    TailTiles *tail = find(c, s, layer);
-    // The newest kept token that the header speaks of: where it stands, what is before it does.
-    const int32_t newest = std::min(tail->first + tail->tokens, s->length) - 1;
-    TailPlace *last = newest >= tail->first ? &tail->places[static_cast<size_t>(newest - tail->first)] : nullptr;
-    const TailState state = pg_call([&] { return look_at_tail(c, tail->storage, last); });
-    if (!state.direct || !state.same) clear(tail, s);
-    tail->storage = state.storage;
-    const int32_t have = tail->first + tail->tokens;
-    if (have < s->length) {
-        const size_t before = tail->bytes();
-        const TailHalves halves = read_tail_part(c, s, layer, {have, s->length}, CurrentMemoryContext);
-        if (halves.tokens == 0) return nullptr;
-        drop_sealed(c, tail, s->sealed);
-        add_rows(c, tail, halves);
-        kept_bytes += tail->bytes() - before;
-        shrink(tail);
-    }
-    *tokens = s->length - s->sealed;
-    return tail;
-}
-
 namespace {
+
+// Lets go what a constructor holds that does not come to its end.
+struct Guard {
+    TailTiles **tail;
+    ~Guard()
+    {
+        if (tail && *tail) release(*tail);
+    }
+};
 
 void visit_partial(Cache *c, const TailTiles *tail, TailVisitor visit, void *argument)
 {
@@ -212,21 +222,50 @@ void visit_partial(Cache *c, const TailTiles *tail, TailVisitor visit, void *arg
 
 }  // namespace
 
-void visit_tail(Cache *c, TailTiles *tail, TailVisitor visit, void *argument)
-{
-    const TileShape shape = c->shape(Codec::f16);
-    for (int32_t b = 0; b < tail->whole(); ++b)
-        for (int h = 0; h < c->kv_heads; ++h) {
-            auto &planes = tail->planes[static_cast<size_t>(b) * static_cast<size_t>(c->kv_heads) + static_cast<size_t>(h)];
-            visit(argument, view_planes(shape, h, tail->first + b * tail->block, tail->block, planes.bytes));
-        }
-    visit_partial(c, tail, visit, argument);
-}
-
+// Reading runs others' code (policies), which may attend to the same tail: from the beginning on this one is held, and one that
+// somebody else holds is not changed but replaced.
 HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
 {
-    tail_ = pg_call([&] { return open_tail(c, s, layer, &tokens_); });
-    if (tail_) ++tail_->holders;
+    if (s->length == s->sealed) return;
+    tail_ = hold_kept(c, s, layer);
+    Guard guard{&tail_};
+    auto renew = [&] {
+        TailTiles *fresh = hold_new(c, s, tail_->key);
+        release(std::exchange(tail_, fresh));
+    };
+    // The newest kept token that the header speaks of: where it stands, what is before it does.
+    const bool met = meets(tail_, s);
+    const int32_t newest = std::min(tail_->first + tail_->tokens, s->length) - 1;
+    TailPlace *last = met && newest >= tail_->first ? &tail_->places[static_cast<size_t>(newest - tail_->first)] : nullptr;
+    const uint64_t storage = tail_->storage;
+    const TailState state = pg_call([&] { return look_at_tail(c, storage, last); });
+    const bool stands = met && state.direct && state.same, enough = tail_->first + tail_->tokens >= s->length;
+    if (!stands || !enough) {
+        if (tail_->holders > 1)
+            renew();
+        else if (!stands)
+            clear(tail_, s);
+        read(s, layer, state.storage);
+    }
+    if (tail_) tokens_ = s->length - s->sealed;
+    guard.tail = nullptr;
+}
+
+// What is missing up to the sequence's end; none when an unlogged tail was lost.
+void HeldTail::read(const Sequence *s, int layer, uint64_t storage)
+{
+    const int32_t have = tail_->first + tail_->tokens;
+    const TailHalves halves = pg_call([&] { return read_tail_part(cache_, s, layer, {have, s->length}, CurrentMemoryContext); });
+    if (halves.tokens == 0) {
+        release(std::exchange(tail_, nullptr));
+        return;
+    }
+    const size_t before = tail_->bytes();
+    tail_->storage = storage;
+    drop_sealed(cache_, tail_, s->sealed);
+    add_rows(cache_, tail_, halves);
+    kept_bytes += tail_->bytes() - before;
+    shrink();
 }
 
 HeldTail::HeldTail(HeldTail &&other) noexcept
@@ -236,7 +275,7 @@ HeldTail::HeldTail(HeldTail &&other) noexcept
 
 HeldTail::~HeldTail()
 {
-    if (tail_) --tail_->holders;
+    if (tail_) release(tail_);
 }
 
 size_t HeldTail::blocks() const { return tail_ ? tail_->planes.size() : 0; }
@@ -257,6 +296,17 @@ void HeldTail::copy(size_t i, void *tile) const
 }
 
 bool HeldTail::has_rest() const { return tail_ && tail_->tokens % tail_->block != 0; }
+
+void HeldTail::visit(TailVisitor visit, void *argument) const
+{
+    if (!tail_) return;
+    const TileShape shape = cache_->shape(Codec::f16);
+    for (size_t i = 0; i < blocks(); ++i) {
+        const Block b = block(i);
+        visit(argument, view_planes(shape, b.head, b.first, b.tokens, tail_->planes[i].bytes));
+    }
+    visit_rest(visit, argument);
+}
 
 void HeldTail::visit_rest(TailVisitor visit, void *argument) const
 {

@@ -10,22 +10,21 @@
 
 namespace vkv::kv {
 
-// Tokens of the tail that are there: fewer than s->length - s->sealed only when an unlogged tail was lost. use(argument, tile) is
-// called for tiles that together hold positions s->sealed .. s->sealed + tokens - 1 of every head, and may hold some before them.
 using TailVisitor = void (*)(void *argument, const TileView &tile);
 struct TailTiles;
-TailTiles *open_tail(Cache *cache, const Sequence *s, int layer, int32_t *tokens);
-void visit_tail(Cache *cache, TailTiles *tail, TailVisitor visit, void *argument);
 
-// The same in two parts: whole blocks, each of which is a tile for good, with a content id, [blocks][kv_heads] in order of
-// position; and what is newer. A tail is not forgotten while one of these holds it.
+// While one of these holds a tail, it is neither forgotten nor changed. In two parts: whole blocks, each of which is a tile for
+// good, with a content id, [blocks][kv_heads] in order of position; and what is newer.
 class HeldTail {
 public:
     HeldTail(Cache *cache, const Sequence *s, int layer);
     ~HeldTail();
     HeldTail(HeldTail &&) noexcept;
     HeldTail &operator=(HeldTail &&) = delete;
-    int32_t tokens() const { return tokens_; }  // as of open_tail
+    // That are there: fewer than s->length - s->sealed only when an unlogged tail was lost.
+    int32_t tokens() const { return tokens_; }
+    // Tiles that together hold positions s->sealed .. s->sealed + tokens - 1 of every head, and may hold some before them.
+    void visit(TailVisitor visit, void *argument) const;
     size_t blocks() const;
     struct Block {
         uint64_t id;
@@ -38,6 +37,8 @@ public:
     void visit_rest(TailVisitor visit, void *argument) const;
 
 private:
+    void read(const Sequence *s, int layer, uint64_t storage);
+
     Cache *cache_;
     TailTiles *tail_ = nullptr;
     int32_t tokens_ = 0;

@@ -76,8 +76,12 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
         selection.rope = c->rope;
         const auto h = static_cast<size_t>(tile.head), n = static_cast<size_t>(tile.tokens),
                    first = static_cast<size_t>(tile.first);
+        const size_t stop = std::min(static_cast<size_t>(std::max(to, 0)), total);
+        if (tile.head < 0 || tile.head >= c->kv_heads || tile.first < 0 || first >= stop)
+            throw Error(Errc::data_corrupted, message("a tile of sequence %lld in cache \"%s\" at position %d lies outside of it",
+                                                      static_cast<long long>(s->seq), c->name, tile.first));
         logits((*queries)[h], tile, selection, some);
-        const size_t count = std::min(n, static_cast<size_t>(to) - first);
+        const size_t count = std::min(n, stop - first);
         for (size_t i = 0; i < group; ++i) std::copy_n(some + i * n, count, all + (h * group + i) * total + first);
     };
     visit_sealed(c, s, look.layer, take);
