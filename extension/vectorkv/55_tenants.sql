@@ -11,7 +11,11 @@ COMMENT ON FUNCTION kv.own_extent(bigint[]) IS 'the extent that a sequence adds 
 
 CREATE FUNCTION kv.guard_header() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'kv_guard_header' LANGUAGE C;
-COMMENT ON FUNCTION kv.guard_header() IS 'trigger: only the functions of schema kv say which extents a sequence names';
+COMMENT ON FUNCTION kv.guard_header() IS 'trigger: only the functions of schema kv say what a sequence holds';
+
+CREATE FUNCTION kv.guard_rows() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'kv_guard_rows' LANGUAGE C;
+COMMENT ON FUNCTION kv.guard_rows() IS 'trigger: only the functions of schema kv add tiles and rows of the tail';
 
 -- Row security on the tables of a cache, whose owner calls it: every sequence is of who made it. tenant: an expression.
 CREATE FUNCTION kv.enable_tenants(cache regclass, owner_column text DEFAULT 'owner', tenant text DEFAULT 'current_user') RETURNS void

@@ -95,6 +95,9 @@ SQL
 		'headers: higher stops' => ["UPDATE chat SET stops[1] = 2147483646 RETURNING 1", $at == 2 ? 'error 42501|1' : 'error 42501'],
 		'headers: one more' => ["INSERT INTO chat (seq, extents, stops) VALUES (78, '$extents', array_fill($open, ARRAY[cardinality('$extents'::bigint[])])) RETURNING 1", 'error 42501'],
 		'headers: one more, empty' => ["INSERT INTO chat (seq) VALUES (78) RETURNING 1", '1'],
+		'headers: one more, with tokens' => ["INSERT INTO chat (seq, length) VALUES (78, 5) RETURNING 1", 'error 42501'],
+		(map { ("headers: $_" => ["UPDATE chat SET $_ RETURNING 1", 'error 42501']) } 'length = 2147483646, sealed = 2147483646', 'length = 0', 'sealed = 0', 'epoch = 1', 'forks = 1', 'seq = 3', 'stops = \'{2147483647}\', extents = \'{5}\''),
+		'headers: as it was' => ["UPDATE chat SET length = length, seq = seq RETURNING 1", '1'],
 		'headers: for alice' => ["INSERT INTO chat (seq, owner) VALUES (78, 'alice') RETURNING 1", 'error 42501'],
 		'headers: give away' => ["UPDATE chat SET owner = 'alice' RETURNING 1", 'error 42501'],
 		'headers: take' => ["WITH u AS (UPDATE chat SET owner = 'bob' WHERE seq = 1 RETURNING 1) SELECT count(*) FROM u", '0'],
@@ -103,7 +106,8 @@ SQL
 		'tiles: delete' => ['DELETE FROM chat_sealed', 'error 42501'],
 		'tiles: change' => ['UPDATE chat_sealed SET pos = pos + 1', 'error 42501'],
 		'tiles: block alice' => ["INSERT INTO chat_sealed SELECT unnest('$extents'::bigint[]), 0, 0, 5000, '$tile' RETURNING 1", 'error 42501'],
-		'tiles: of his own' => ["INSERT INTO chat_sealed VALUES ($own, 0, 0, 5000, '$tile') RETURNING 1", '1'],
+		'tiles: of his own' => ["INSERT INTO chat_sealed VALUES ($own, 0, 0, 5000, '$tile') RETURNING 1", 'error 42501'],
+		'tail: of his own' => ["INSERT INTO chat_tail SELECT extent, chunk, 5000, kv FROM chat_tail LIMIT 1 RETURNING 1", 'error 42501'],
 		'tail: delete' => ["WITH d AS (DELETE FROM chat_tail WHERE extent = ANY ('$extents') RETURNING 1) SELECT count(*) FROM d", '0'],
 		'tail: change' => ['UPDATE chat_tail SET pos = pos + 1', 'error 42501'],
 		'tail: block alice' => ["INSERT INTO chat_tail SELECT unnest('$extents'::bigint[]), 0, 5000, '' RETURNING 1", 'error 42501'],
@@ -122,8 +126,7 @@ SQL
 	is(one('alice', sprintf $fetch, 1, 1), $hers, "$name: alice has what she had");
 	is(one('alice', "SELECT kv.append('chat', 1, k(0, 50), v(0, 50)), kv.seal('chat', 1) > 0"), '550|t', "$name: and goes on");
 	is(one('bob', "SELECT kv.append('chat', 2, k(0, 50), v(0, 50)), kv.truncate('chat', 2, $tokens)"), ($tokens + 50) . "|$tokens", "$name: so does bob");
-	is(one('bob', 'UPDATE chat SET seq = 3 WHERE seq = 2 RETURNING seq'), '3', "$name: the rest of his row is his");
-	is(one('bob', sprintf $fetch, 3, 3), $his, "$name: he has what he had") if $codec eq 'f16';
+	is(one('bob', sprintf $fetch, 2, 2), $his, "$name: he has what he had") if $codec eq 'f16';
 	one('alice', "SELECT kv.drop_sequence('chat', 1)");
 	$node->safe_psql('postgres', "SELECT kv.collect('chat')");
 	is(one('bob', "SELECT sum(kv.tokens(tile)) FROM chat_tile"), 6 * $tokens, "$name: alice's end is not his");
@@ -141,6 +144,15 @@ my $open_extent = one('bob', "SELECT kv.own_extent(extents) FROM chat WHERE seq 
 is(try_as('bob', "INSERT INTO chat_tail VALUES ($open_extent, 0, 100, '')"), 'error 42501', 'a shared prompt: no tail row of his in it');
 is(one('alice', "SELECT kv.append('chat', 1, k(100, 10), v(100, 10))"), '110', 'a shared prompt: alice goes on');
 ok_cache($node, 'chat', 'a shared prompt: sound');
+
+# Who shares a prompt cannot spoil the forks of others by what he adds to it or says of it.
+my $halves = 'kv.slice(kv.slice(%s(0, 1), 0, 0, 1), 1, 0, 1)';
+my $encoded = 'kv.encode(kv.reshape(' . sprintf($halves, 'k') . ", '{1,1,64}'), kv.reshape(" . sprintf($halves, 'v') . ", '{1,1,64}'), 'int8', 5)";
+is(one('bob', "SELECT count(*) FROM $encoded"), '1', 'a tile can be made');
+is(try_as('alice', $_), 'error 42501', "a shared prompt: $_") foreach "INSERT INTO chat_sealed SELECT $open_extent, 0, 0, 5, $encoded",
+  'UPDATE chat SET length = 2147483646, sealed = 2147483646 WHERE seq = 1', 'UPDATE chat SET length = 2147483646 WHERE seq = 1';
+is(one('bob', "SELECT kv.attend('chat', '{2}', 0, q_batch(0, 1)) IS NOT NULL, kv.fork('chat', 1, 5); SELECT kv.attend('chat', '{5}', 0, q_batch(0, 1)) IS NOT NULL"), "t|110\nt", "a shared prompt: bob's forks work");
+ok_cache($node, 'chat', 'a shared prompt: still sound');
 
 # Tenants may be what a setting says.
 create_cache($node, 'app', "codec => 'int8', tail_tokens => 16");

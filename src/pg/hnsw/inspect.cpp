@@ -38,11 +38,18 @@ void open_both(Oid id, LOCKMODE lock, Relation *heap, Relation *index)
 
 OpenedIndex::OpenedIndex(Oid index, LOCKMODE lock)
 {
-    pg_call([&] { open_both(index, lock, &heap_, &index_); });
+    pg_call([&] {
+        open_both(index, lock, &heap_, &index_);
+        GetUserIdAndSecContext(&user_, &context_);
+        SetUserIdAndSecContext(heap_->rd_rel->relowner, context_ | SECURITY_RESTRICTED_OPERATION);
+        settings_ = NewGUCNestLevel();
+    });
 }
 
 OpenedIndex::~OpenedIndex()
 {
+    AtEOXact_GUC(false, settings_);
+    SetUserIdAndSecContext(user_, context_);
     index_close(index_, NoLock);  // locks stay to the end of the transaction
     table_close(heap_, NoLock);
 }

@@ -9,6 +9,8 @@
 
 namespace vkv::hnsw {
 
+// What the index computes, its expressions and its predicate, is code of the table's owner: while this lives, he is the current
+// user, in an operation that nothing outlasts, and his settings end with it.
 class OpenedIndex {
 public:
     // lock: of both table and index, taken in that order. Raises unless this is an hnsw index whose table the user may read.
@@ -21,6 +23,8 @@ public:
 
 private:
     Relation heap_ = nullptr, index_ = nullptr;
+    Oid user_ = InvalidOid;
+    int context_ = 0, settings_ = 0;
 };
 
 }  // namespace vkv::hnsw

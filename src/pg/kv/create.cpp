@@ -146,8 +146,10 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
     int flags;
     GetUserIdAndSecContext(&user, &flags);
     SetUserIdAndSecContext(catalog_owner(), flags | SECURITY_LOCAL_USERID_CHANGE);
+    // Of caches whose tables were dropped. Rows that somebody else is about to delete are not waited for.
     execute(
-        "DELETE FROM kv.caches c WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) c.cache)");
+        "DELETE FROM kv.caches WHERE cache OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT c.cache FROM kv.caches c WHERE NOT EXISTS "
+        "(SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) c.cache) FOR UPDATE OF c SKIP LOCKED))");
     SPI_execute_with_args(
         "INSERT INTO kv.caches VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
         "$18, $19, $20, $21, $22)",

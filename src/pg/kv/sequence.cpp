@@ -8,6 +8,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/announce.h"
 #include "pg/kv/change.h"
 #include "pg/kv/direct.h"
 #include "pg/kv/source.h"
@@ -117,7 +118,9 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 {
     SPIPlanPtr prepared = plan_of(c, plan);
     fault_point();
+    if (!read_only) announce({c, plan, values});
     const int status = SPI_execute_snapshot(prepared, values, nullptr, nullptr, nullptr, read_only, false, 0);
+    if (!read_only) withdraw();
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     check_result(c, plan);
     return SPI_processed;
@@ -125,8 +128,11 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 
 uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values)
 {
+    SPIPlanPtr prepared = plan_of(c, plan);
     fault_point();
-    const int status = SPI_execute_snapshot(plan_of(c, plan), values, nullptr, GetActiveSnapshot(), nullptr, false, false, 0);
+    announce({c, plan, values});
+    const int status = SPI_execute_snapshot(prepared, values, nullptr, GetActiveSnapshot(), nullptr, false, false, 0);
+    withdraw();
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     check_result(c, plan);
     return SPI_processed;
@@ -281,42 +287,12 @@ bool extend_sequence(Cache *c, const Sequence *s, int32_t length, int32_t sealed
 
 namespace {
 
-// Rows that are being written; calls nest through triggers.
-struct Announcement {
-    const Sequence *sequence;
-    SubTransactionId subtransaction;
-};
-constexpr int kDeepest = 64;
-Announcement announced[kDeepest];
-int depth = 0;
-
-void at_end(XactEvent, void *) { depth = 0; }
-
-void at_subabort(SubXactEvent event, SubTransactionId id, SubTransactionId, void *)
-{
-    if (event != SUBXACT_EVENT_ABORT_SUB) return;
-    while (depth > 0 && announced[depth - 1].subtransaction >= id) --depth;
-}
-
-// What may write extents only as these functions do (kv.guard_header) is told what they write.
 uint64_t write_row(Cache *c, Plan plan, const Sequence *s)
 {
-    static bool registered = false;
-    if (!registered) {
-        RegisterXactCallback(entry<at_end>, nullptr);
-        RegisterSubXactCallback(entry<at_subabort>, nullptr);
-        registered = true;
-    }
     note_writer();
     Datum values[] = {Int64GetDatum(s->seq),   Int32GetDatum(s->length), Int32GetDatum(s->sealed),
                       Int64GetDatum(s->epoch), extents_array(s),         stops_array(s)};
-    if (depth == kDeepest)
-        ereport(ERROR, errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
-                errmsg("triggers on cache \"%s\" call the functions of schema kv more than %d deep", c->name, kDeepest));
-    announced[depth++] = {s, GetCurrentSubTransactionId()};
-    const uint64_t rows = run_plan(c, plan, values);
-    --depth;
-    return rows;
+    return run_plan(c, plan, values);
 }
 
 }  // namespace
@@ -327,8 +303,6 @@ void write_sequence(Cache *c, const Sequence *s)
 }
 
 bool insert_sequence(Cache *c, const Sequence *s) { return write_row(c, Plan::header_fork, s) == 1; }
-
-const Sequence *announced_sequence() { return depth > 0 ? announced[depth - 1].sequence : nullptr; }
 
 int32_t seen_length(Cache *c, const Sequence *s)
 {

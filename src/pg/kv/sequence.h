@@ -40,8 +40,6 @@ bool extend_sequence(Cache *cache, const Sequence *s, int32_t length, int32_t se
 void write_sequence(Cache *cache, const Sequence *s);
 // False when there is a row of this number already.
 bool insert_sequence(Cache *cache, const Sequence *s);
-// The header row that this backend is just writing with extents of its choice, or null.
-const Sequence *announced_sequence();
 // Whether this transaction has done so: sequences that it sees may hold tokens that are not committed.
 bool wrote_header();
 

@@ -1,36 +1,55 @@
 // Tenants in one cache: kv.enable_tenants and what its policies are made of.
 //
 // A tenant's header rows say which tiles he may see, so what they name must not be his to choose: rows are written by the functions
-// of schema kv, and kv.guard_header refuses other extents than those that the function that is running has announced.
+// of schema kv, and the guards refuse others than those that the function that is running has announced. What tenants share stays
+// whole that way, whoever of them goes on with it.
 
 #include <algorithm>
 #include <string>
 
+#include "core/error.h"
+#include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/announce.h"
 #include "pg/kv/call.h"
-#include "pg/kv/sequence.h"
 
 namespace vkv::kv {
 
 namespace {
 
-constexpr int kExtents = 6, kStops = 7;
+// A table as a guard knows it: the types of its first columns. Guards can be put on any table.
+struct Guarded {
+    Oid types[7];
+    int columns;
+};
+constexpr Guarded kHeader{{INT8OID, INT4OID, INT4OID, INT8OID, INT4OID, INT8ARRAYOID, INT4ARRAYOID}, 7};
+constexpr Guarded kSealed{{INT8OID, INT2OID, INT2OID, INT4OID}, 4};
+constexpr Guarded kTail{{INT8OID, INT4OID, INT4OID, BYTEAOID}, 4};
 
-template <typename T>
-bool same_values(Datum array, const T *values, int count)
+bool is_laid_out(TupleDesc desc, const Guarded &table)
 {
-    const ArrayType *a = DatumGetArrayTypeP(array);
-    const int n = ARR_NDIM(a) == 0 ? 0 : ARR_DIMS(a)[0];
-    return ARR_NDIM(a) <= 1 && !ARR_HASNULL(a) && n == count &&
-           memcmp(ARR_DATA_PTR(a), values, sizeof(T) * static_cast<size_t>(n)) == 0;
+    if (desc->natts < table.columns) return false;
+    for (int i = 0; i < table.columns; ++i)
+        if (TupleDescAttr(desc, i)->attisdropped || TupleDescAttr(desc, i)->atttypid != table.types[i]) return false;
+    return true;
 }
 
-bool is_announced(Datum seq, Datum extents, Datum stops)
+// The columns of a guarded row; has_null: the table refuses it.
+struct GuardedRow {
+    Datum values[7];
+    bool has_null;
+};
+
+GuardedRow guarded_row(HeapTuple tuple, TupleDesc desc, const Guarded &table)
 {
-    const Sequence *s = announced_sequence();
-    return s && s->seq == DatumGetInt64(seq) && same_values(extents, s->extents, s->spans) &&
-           same_values(stops, s->stops, s->spans);
+    GuardedRow row{};
+    for (int i = 0; i < table.columns; ++i) {
+        bool null;
+        row.values[i] = heap_getattr(tuple, i + 1, desc, &null);
+        if (null) row.has_null = true;
+    }
+    return row;
 }
 
 bool is_same(Datum a, Datum b)
@@ -39,32 +58,92 @@ bool is_same(Datum a, Datum b)
     return VARSIZE(x) == VARSIZE(y) && memcmp(x, y, VARSIZE(x)) == 0;
 }
 
-// A row of the header table in a trigger, by the columns that count.
-struct GuardedRow {
-    Datum seq, extents, stops;
-    bool null;
-};
+bool is_empty(Datum array) { return ARR_NDIM(DatumGetArrayTypeP(array)) == 0; }
 
-GuardedRow guarded_row(HeapTuple row, TupleDesc desc)
+// Columns seq, length, sealed, epoch, forks, extents, stops.
+bool same_place(const GuardedRow &a, const GuardedRow &b)
 {
-    bool null[3];
-    GuardedRow r{heap_getattr(row, 1, desc, &null[0]), heap_getattr(row, kExtents, desc, &null[1]),
-                 heap_getattr(row, kStops, desc, &null[2]), false};
-    r.null = null[0] || null[1] || null[2];
-    return r;
+    return DatumGetInt64(a.values[0]) == DatumGetInt64(b.values[0]) && DatumGetInt64(a.values[3]) == DatumGetInt64(b.values[3]) &&
+           DatumGetInt32(a.values[4]) == DatumGetInt32(b.values[4]) && is_same(a.values[5], b.values[5]) &&
+           is_same(a.values[6], b.values[6]);
 }
 
-bool may_be_written(const TriggerData *trigger)
+bool same_lengths(const GuardedRow &row, Datum length, Datum sealed)
 {
-    TupleDesc desc = RelationGetDescr(trigger->tg_relation);
+    return DatumGetInt32(row.values[1]) == DatumGetInt32(length) && DatumGetInt32(row.values[2]) == DatumGetInt32(sealed);
+}
+
+// What the running statement writes into a header row; its parameters are in cache.cpp.
+bool is_announced_header(const Announced &statement, const GuardedRow &row, const GuardedRow *old)
+{
+    const Datum *v = statement.values;
+    if (DatumGetInt64(v[0]) != DatumGetInt64(row.values[0])) return false;
+    if (statement.plan == Plan::header_extend) return old && same_place(row, *old) && same_lengths(row, v[1], v[2]);
+    if (statement.plan != Plan::header_update && statement.plan != Plan::header_fork) return false;
+    return same_lengths(row, v[1], v[2]) && DatumGetInt64(v[3]) == DatumGetInt64(row.values[3]) && is_same(v[4], row.values[5]) &&
+           is_same(v[5], row.values[6]);
+}
+
+// A row of one's own without tokens may be made by hand, and what is not of these columns changed.
+bool is_harmless_header(const GuardedRow &row, const GuardedRow *old)
+{
+    if (old) return same_place(row, *old) && same_lengths(row, old->values[1], old->values[2]);
+    return same_lengths(row, Int32GetDatum(0), Int32GetDatum(0)) && DatumGetInt32(row.values[4]) == 0 && is_empty(row.values[5]) &&
+           is_empty(row.values[6]);
+}
+
+bool header_may_be_written(const TriggerData *trigger, TupleDesc desc)
+{
     const bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
-    const GuardedRow row = guarded_row(update ? trigger->tg_newtuple : trigger->tg_trigtuple, desc);
-    if (row.null) return true;  // the table refuses it
-    if (is_announced(row.seq, row.extents, row.stops)) return true;
-    if (!update) return same_values<int64_t>(row.extents, nullptr, 0) && same_values<int32_t>(row.stops, nullptr, 0);
-    const GuardedRow old = guarded_row(trigger->tg_trigtuple, desc);
-    return !old.null && is_same(row.extents, old.extents) && is_same(row.stops, old.stops);
+    const GuardedRow row = guarded_row(update ? trigger->tg_newtuple : trigger->tg_trigtuple, desc, kHeader);
+    GuardedRow old{};
+    if (update) old = guarded_row(trigger->tg_trigtuple, desc, kHeader);
+    if (row.has_null || old.has_null) return row.has_null;
+    const Announced *statement = announced();
+    if (statement && statement->cache->header == RelationGetRelid(trigger->tg_relation) &&
+        is_announced_header(*statement, row, update ? &old : nullptr))
+        return true;
+    return is_harmless_header(row, update ? &old : nullptr);
 }
+
+bool tile_may_be_written(const Announced &statement, const GuardedRow &row)
+{
+    const Datum *v = statement.values;
+    return statement.plan == Plan::sealed_insert && DatumGetInt64(v[0]) == DatumGetInt64(row.values[0]) &&
+           DatumGetInt16(v[1]) == DatumGetInt16(row.values[1]) && DatumGetInt16(v[2]) == DatumGetInt16(row.values[2]) &&
+           DatumGetInt32(v[3]) == DatumGetInt32(row.values[3]);
+}
+
+bool tail_may_be_written(const Announced &statement, const GuardedRow &row)
+{
+    const Datum *v = statement.values;
+    const int64_t extent = DatumGetInt64(row.values[0]);
+    const int32_t pos = DatumGetInt32(row.values[2]);
+    if (statement.plan == Plan::tail_copy)
+        return DatumGetInt64(v[1]) == extent && pos >= DatumGetInt32(v[2]) && pos < DatumGetInt32(v[3]);
+    return statement.plan == Plan::tail_insert && DatumGetInt64(v[0]) == extent &&
+           DatumGetInt32(v[1]) == DatumGetInt32(row.values[1]) && DatumGetInt32(v[2]) == pos;
+}
+
+// The row that a guard is asked about; raises where it is no guard.
+const TriggerData *guarding(FunctionCallInfo fcinfo, const char *function)
+{
+    if (!CALLED_AS_TRIGGER(fcinfo)) throw Error(Errc::wrong_state, message("%s is a trigger function", function));
+    const auto *trigger = reinterpret_cast<const TriggerData *>(fcinfo->context);
+    if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+        TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+        throw Error(Errc::wrong_state, message("%s guards BEFORE INSERT OR UPDATE, FOR EACH ROW", function));
+    return trigger;
+}
+
+[[noreturn]] void no_table_of_a_cache(Relation rel, const char *function)
+{
+    throw Error(Errc::wrong_object_type, message("table \"%s\" is none that %s guards", RelationGetRelationName(rel), function),
+                "kv.enable_tenants makes these triggers.");
+}
+
+// The owner of the table may write what he likes, as a restore does.
+bool is_owner(Relation rel) { return has_privs_of_role(GetUserId(), rel->rd_rel->relowner); }
 
 }  // namespace
 
@@ -81,19 +160,38 @@ SQL_FUNCTION(kv_reaches)
     PG_RETURN_BOOL(false);
 }
 
-// BEFORE INSERT OR UPDATE OF extents, stops. The owner of the table may write what he likes, as a restore does.
+// BEFORE INSERT OR UPDATE, on the table of headers.
 SQL_FUNCTION(kv_guard_header)
 {
-    if (!CALLED_AS_TRIGGER(fcinfo)) throw Error(Errc::wrong_state, "kv.guard_header is a trigger function");
-    const auto *trigger = reinterpret_cast<const TriggerData *>(fcinfo->context);
-    if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-        throw Error(Errc::wrong_state, "kv.guard_header guards BEFORE INSERT OR UPDATE, FOR EACH ROW");
-    const bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
-    if (!may_be_written(trigger) && !has_privs_of_role(GetUserId(), trigger->tg_relation->rd_rel->relowner))
+    const TriggerData *trigger = guarding(fcinfo, "kv.guard_header");
+    Relation rel = trigger->tg_relation;
+    if (!is_laid_out(RelationGetDescr(rel), kHeader)) no_table_of_a_cache(rel, "kv.guard_header");
+    if (!header_may_be_written(trigger, RelationGetDescr(rel)) && !is_owner(rel))
+        ereport(
+            ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+            errmsg("columns seq to stops of table \"%s\" are written by the functions of schema kv", RelationGetRelationName(rel)));
+    return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple);
+}
+
+// BEFORE INSERT OR UPDATE, on the tables of sealed tiles and of the tail.
+SQL_FUNCTION(kv_guard_rows)
+{
+    const TriggerData *trigger = guarding(fcinfo, "kv.guard_rows");
+    Relation rel = trigger->tg_relation;
+    const bool sealed = is_laid_out(RelationGetDescr(rel), kSealed);
+    if (!sealed && !is_laid_out(RelationGetDescr(rel), kTail)) no_table_of_a_cache(rel, "kv.guard_rows");
+    const Announced *statement = announced();
+    bool allowed = false;
+    if (statement && TRIGGER_FIRED_BY_INSERT(trigger->tg_event)) {
+        const GuardedRow row = guarded_row(trigger->tg_trigtuple, RelationGetDescr(rel), sealed ? kSealed : kTail);
+        const Oid table = sealed ? statement->cache->sealed : statement->cache->tail;
+        allowed = table == RelationGetRelid(rel) && !row.has_null &&
+                  (sealed ? tile_may_be_written(*statement, row) : tail_may_be_written(*statement, row));
+    }
+    if (!allowed && !is_owner(rel))
         ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                errmsg("columns extents and stops of table \"%s\" are written by the functions of schema kv",
-                       RelationGetRelationName(trigger->tg_relation)));
-    return PointerGetDatum(update ? trigger->tg_newtuple : trigger->tg_trigtuple);
+                errmsg("rows of table \"%s\" are written by the functions of schema kv", RelationGetRelationName(rel)));
+    return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple);
 }
 
 namespace {
@@ -147,7 +245,10 @@ constexpr const char *kRecipe[] = {
     "CREATE POLICY tenant_deletes ON {t} FOR DELETE USING (EXISTS (SELECT FROM {h} h WHERE "
     "h.extents OPERATOR(pg_catalog.@>) ARRAY[extent] AND kv.own_extent(h.extents) OPERATOR(pg_catalog.=) extent "
     "AND h.{o}::pg_catalog.text OPERATOR(pg_catalog.=) ({w})::pg_catalog.text))",
-    "CREATE TRIGGER guard_header BEFORE INSERT OR UPDATE OF extents, stops ON {h} FOR EACH ROW EXECUTE FUNCTION kv.guard_header()",
+    "CREATE TRIGGER guard_header BEFORE INSERT OR UPDATE OF seq, length, sealed, epoch, forks, extents, stops ON {h} FOR EACH ROW "
+    "EXECUTE FUNCTION kv.guard_header()",
+    "CREATE TRIGGER guard_rows BEFORE INSERT OR UPDATE ON {s} FOR EACH ROW EXECUTE FUNCTION kv.guard_rows()",
+    "CREATE TRIGGER guard_rows BEFORE INSERT OR UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION kv.guard_rows()",
 };
 
 }  // namespace

@@ -1,0 +1,21 @@
+// Which statement on a cache's tables a function of schema kv is running, and with which values: what guards the rows of tenants
+// (kv.guard_header, kv.guard_rows) admits no others.
+#pragma once
+
+#include "pg/kv/cache.h"
+
+namespace vkv::kv {
+
+struct Announced {
+    const Cache *cache;
+    Plan plan;
+    const Datum *values;
+};
+
+// Around a statement; calls nest through triggers. An error ends it, too.
+void announce(const Announced &statement);
+void withdraw();
+// The innermost one, or null.
+const Announced *announced();
+
+}  // namespace vkv::kv
