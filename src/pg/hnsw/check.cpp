@@ -29,6 +29,7 @@ void Checker::run(bool heap_all, bool searches)
     dead_.assign(level_.size(), false);
     pending_.assign(level_.size(), false);
     read_pages();
+    settle_pending();
     check_links();
     check_entry();
     check_reach();
@@ -127,6 +128,37 @@ void Checker::read_upper_page(const char *page, BlockNumber block)
             shape_.upper_size(static_cast<int>(u->level)) > ItemIdGetLength(id))
             report_(block, o, "upper lists that are not whole");
     }
+}
+
+// A pending node with a row that somebody can see is to be found as any other: its own insertion would have ended.
+void Checker::settle_pending()
+{
+    IndexFetchTableData *fetch = nullptr;
+    TupleTableSlot *slot = nullptr;
+    Snapshot snapshot = nullptr;
+    for (const auto &[packed, id] : tids_) {
+        poll_interrupts();
+        if (!pending_[id]) continue;
+        ItemPointerData tid;
+        ItemPointerSet(&tid, static_cast<BlockNumber>(packed >> 16), static_cast<OffsetNumber>(packed & 0xFFFF));
+        const bool seen = pg_call([&] {
+            if (!fetch) {
+                snapshot = RegisterSnapshot(GetLatestSnapshot());
+                slot = table_slot_create(heap_, nullptr);
+                fetch = table_index_fetch_begin(heap_);
+            }
+            if (ItemPointerGetBlockNumberNoCheck(&tid) >= RelationGetNumberOfBlocks(heap_)) return false;
+            bool again = false, all_dead = false;
+            return table_index_fetch_tuple(fetch, &tid, snapshot, slot, &again, &all_dead);
+        });
+        if (seen) pending_[id] = false;
+    }
+    if (fetch)
+        pg_call([&] {
+            table_index_fetch_end(fetch);
+            ExecDropSingleTupleTableSlot(slot);
+            UnregisterSnapshot(snapshot);
+        });
 }
 
 void Checker::check_list(uint32_t node, int level, const uint32_t *list, uint32_t n)

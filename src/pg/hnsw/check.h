@@ -25,6 +25,7 @@ private:
     void read_nodes(const char *page, BlockNumber block);
     void read_upper_page(const char *page, BlockNumber block);
     void check_node(const NodeHeader *n, BlockNumber block, int slot);
+    void settle_pending();
     void check_links();
     void check_list(uint32_t node, int level, const uint32_t *list, uint32_t n);
     void check_tids(const NodeHeader *n, BlockNumber block, int slot);

@@ -78,7 +78,7 @@ inline constexpr size_t kItemRoom = (kPageRoom - sizeof(ItemIdData)) / MAXIMUM_A
 inline constexpr uint8_t kNodeMark = 0xA0;
 inline constexpr uint8_t kNodeMarkMask = 0xF0;
 inline constexpr uint8_t kNodeDead = 1;     // no heap tuple any more: leads on, is no answer; vacuum will free it
-inline constexpr uint8_t kNodePending = 2;  // its insertion has not made all its links yet (or never did: crash)
+inline constexpr uint8_t kNodePending = 2;  // its insertion has not made all its links yet (or never did: crash); takes no tuples
 
 inline constexpr int kInlineTids = 4;
 
@@ -211,6 +211,7 @@ inline const uint32_t *links_of(const NodeHeader *n, const Shape &s)
 inline uint8_t *code_of(NodeHeader *n) { return reinterpret_cast<uint8_t *>(n + 1); }
 inline const uint8_t *code_of(const NodeHeader *n) { return reinterpret_cast<const uint8_t *>(n + 1); }
 inline bool node_used(const NodeHeader *n) { return (n->flags & kNodeMarkMask) == kNodeMark; }
+inline bool node_pending(const NodeHeader *n) { return n->flags & kNodePending; }
 inline bool node_answers(const NodeHeader *n) { return (n->flags & (kNodeMarkMask | kNodeDead)) == kNodeMark; }
 
 // The list of one level in an upper item: [0] is the count.

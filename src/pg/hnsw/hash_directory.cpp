@@ -197,30 +197,44 @@ void hash_insert(Relation rel, uint64_t hash, uint32_t node)
     }
 }
 
+namespace {
+
+// Under the hash lock.
+void erase_from(Relation rel, BlockNumber bucket, const std::vector<BucketEntry> &gone)
+{
+    auto is_gone = [&](const BucketEntry &x) {
+        return std::any_of(gone.begin(), gone.end(), [&](const BucketEntry &g) { return g.hash == x.hash && g.node == x.node; });
+    };
+    const std::vector<BucketEntry> now = hash_entries(rel, bucket);
+    if (std::none_of(now.begin(), now.end(), is_gone)) return;
+    WritePages pages(rel);
+    BucketHeader *header = bucket_of(pages.lock(bucket, PageKind::hash_bucket));
+    BucketEntry *e = entries_of(header);
+    header->count = static_cast<uint32_t>(std::remove_if(e, e + count_of(header), is_gone) - e);
+    pages.commit();
+}
+
+}  // namespace
+
 void hash_erase(Relation rel, uint64_t hash, uint32_t node)
 {
     const auto key = static_cast<uint32_t>(hash);
     PageLock lock(rel, kHashLock, ShareLock);
     const Directory d = read_directory(rel);
-    if (d.pages == 0) return;
-    hash_erase_if(rel, bucket_block(rel, d, slot_of(d, key)),
-                  [&](uint32_t other, uint32_t other_node) { return other == key && other_node == node; });
+    if (d.pages > 0) erase_from(rel, bucket_block(rel, d, slot_of(d, key)), {{key, node}});
 }
 
-void hash_erase_if(Relation rel, BlockNumber bucket, const std::function<bool(uint32_t, uint32_t)> &stale)
+void hash_erase(Relation rel, BlockNumber bucket, const std::vector<BucketEntry> &gone)
 {
-    {
-        ReadPage page(rel, bucket, PageKind::hash_bucket);
-        const BucketHeader *header = bucket_of(page.page());
-        const BucketEntry *e = entries_of(header);
-        if (std::none_of(e, e + count_of(header), [&](const BucketEntry &x) { return stale(x.hash, x.node); })) return;
-    }
-    WritePages pages(rel);
-    BucketHeader *header = bucket_of(pages.lock(bucket, PageKind::hash_bucket));
-    BucketEntry *e = entries_of(header);
-    auto *end = std::remove_if(e, e + count_of(header), [&](const BucketEntry &x) { return stale(x.hash, x.node); });
-    header->count = static_cast<uint32_t>(end - e);
-    pages.commit();
+    PageLock lock(rel, kHashLock, ShareLock);
+    erase_from(rel, bucket, gone);
+}
+
+std::vector<BucketEntry> hash_entries(Relation rel, BlockNumber bucket)
+{
+    ReadPage page(rel, bucket, PageKind::hash_bucket);
+    const BucketHeader *header = bucket_of(page.page());
+    return {entries_of(header), entries_of(header) + count_of(header)};
 }
 
 std::unordered_set<BlockNumber> hash_blocks(Relation rel)

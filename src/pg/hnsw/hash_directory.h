@@ -17,8 +17,10 @@ namespace vkv::hnsw {
 bool hash_find(Relation rel, uint64_t hash, const std::function<bool(uint32_t node)> &found);
 void hash_insert(Relation rel, uint64_t hash, uint32_t node);
 void hash_erase(Relation rel, uint64_t hash, uint32_t node);
-// Erases the entries of a bucket's page that are stale.
-void hash_erase_if(Relation rel, BlockNumber bucket, const std::function<bool(uint32_t hash, uint32_t node)> &stale);
+// The entries of a bucket's page, and the erasing of some of them, as far as they still are there. What there is to decide about an
+// entry is decided in between, without a lock: the node that it names may lie anywhere if the page is damaged.
+std::vector<BucketEntry> hash_entries(Relation rel, BlockNumber bucket);
+void hash_erase(Relation rel, BlockNumber bucket, const std::vector<BucketEntry> &gone);
 // The pages of the table that can be found.
 std::unordered_set<BlockNumber> hash_blocks(Relation rel);
 

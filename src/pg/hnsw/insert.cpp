@@ -1,8 +1,9 @@
 // aminsert: an equal vector's node gets one more heap tuple; a new vector is searched for, placed, and linked.
 //
 // A node is written whole, with its own links, before any other node links to it, and is marked pending until it has a link from
-// one of them. A crash in between leaves a pending node that belongs to a transaction that never committed; vacuum removes it with
-// its heap tuple, and the items that were to become its payload and upper lists as well (vacuum_leaks.cpp).
+// one of them, or is the entry. Only then is it put into the hash table: no row joins a node that nothing may ever link to. A crash
+// in between leaves a pending node that belongs to a transaction that never committed; vacuum removes it with its heap tuple, and
+// the items that were to become its payload and upper lists as well (vacuum_leaks.cpp).
 
 #include <cmath>
 #include <cstring>
@@ -62,12 +63,13 @@ private:
             // The entry will change: alone, so that there is one entry and it is linked.
             lock.reset();
             lock.emplace(index_.rel(), kUpdateLock, ExclusiveLock);
+            if (add_to_equal(tid)) return;  // inserted while this waited
             entry = index_.entry();
         }
         auto scorer = codec.linker(x);
         PageView view(index_, scorer.get());
         const uint32_t node = add_node(view, entry, level, tid);
-        if (entry.node == kNoNode || level > entry.level) set_entry(node, level);
+        hash_insert(index_.rel(), hash_, node);
     }
 
     bool add_to_equal(const ItemPointerData &tid)
@@ -75,6 +77,7 @@ private:
         return hash_find(index_.rel(), hash_, [&](uint32_t node) { return add_tid(index_, node, hash_, code_, tid); });
     }
 
+    // The new node can be found when this returns.
     uint32_t add_node(PageView &view, const Entry &entry, int level, const ItemPointerData &tid)
     {
         const Shape &s = index_.shape();
@@ -108,7 +111,6 @@ private:
         const ItemPointerData payload = write_payload(node);
         const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
         if (level > 0 || s.has_payload()) finish_node(node, upper, payload, true);  // before links lead to it
-        hash_insert(index_.rel(), hash_, node);
         bool linked = false;
         for (int l = level; l >= 0; --l)
             for (const graph::Candidate &c : chosen[static_cast<size_t>(l)]) {
@@ -119,6 +121,7 @@ private:
         for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node);
         // Among nothing but tombstones: the entry, dead too, leads to it. Vacuum keeps it until there is another.
         if (!linked && entry.node != kNoNode) linked = linker.force(entry.node, node);
+        if (entry.node == kNoNode || level > entry.level) set_entry(node, level);
         finish_node(node, upper, payload, false);
         return node;
     }

@@ -91,7 +91,7 @@ Added try_add(const Index &index, uint32_t node, uint64_t hash, const std::vecto
     const Shape &s = index.shape();
     WritePages pages(index.rel());
     NodeHeader *n = node_in(pages.lock(s.block_of(node), PageKind::nodes), s, node);
-    if (!node_answers(n) || n->hash != hash) return Added::no;
+    if (!node_answers(n) || node_pending(n) || n->hash != hash) return Added::no;
     if (!s.apart && std::memcmp(code_of(n), code.data(), s.code_bytes) != 0) return Added::no;
     if (n->tid_count < kInlineTids) {
         n->tids[n->tid_count++] = tid;

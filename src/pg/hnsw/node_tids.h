@@ -8,7 +8,8 @@
 
 namespace vkv::hnsw {
 
-// Adds a tid to the node if it still is a live node of this very vector.
+// Adds a tid to the node if it still is a live node of this very vector, and one that can be found: whether a pending node ever
+// will be is up to its own insertion.
 bool add_tid(const Index &index, uint32_t node, uint64_t hash, const std::vector<uint8_t> &code, const ItemPointerData &tid);
 
 // Reads a node's tids by pieces, from before the newest to the oldest, with at most one page locked at a time. The chain may change

@@ -32,14 +32,17 @@ void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
 {
     sweep(callback, state);
     find_leaks();
-    if (dead_count_ == 0) return;
+    if (dead_count_ == 0 && pending_.empty()) return;
     barrier();
+    find_unfinished();
+    if (dead_count_ == 0 && unfinished_.empty()) return;
     choose_entry();
     blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
     reach_all();
     repair_nodes();
     reach_all();
     for (uint32_t node : stale_) strip_dead(node, 0);
+    for (uint32_t node : unfinished_) finish(node);
     announce_free();
     barrier();
     free_nodes();
@@ -99,7 +102,8 @@ void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, voi
     std::vector<ItemPointerData> tids;
     std::vector<std::pair<uint32_t, TidReader>> chains;
     std::vector<std::pair<int, uint32_t>> linked;  // level, node
-    bool look = false;                             // whether a node may have lost its last tuple
+    std::vector<uint32_t> pending;
+    bool look = false;  // whether a node may have lost its last tuple
     {
         ReadPage page(index_.rel(), block);
         if (!page.blank() && page.opaque()->page_id != kPageId) corrupted(index_.rel(), block, "not a page of an hnsw index");
@@ -116,7 +120,10 @@ void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, voi
             inline_tids(n, &tids);
             if (is_item(n->more_tids)) chains.emplace_back(id, TidReader(id, n));
             look |= n->tid_count == 0 && !is_item(n->more_tids);
-            if (!(n->flags & kNodePending)) linked.emplace_back(n->level, id);
+            if (node_pending(n))
+                pending.push_back(id);
+            else
+                linked.emplace_back(n->level, id);
         }
     }
     for (auto &[node, chain] : chains) look |= sweep_chain(node, &chain, callback, state);
@@ -127,6 +134,8 @@ void Vacuum::sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, voi
             best_level_ = level;
             best_node_ = id;
         }
+    for (uint32_t id : pending)
+        if (!dead(id)) pending_.push_back(id);
 }
 
 // The tuples in a node's chain, an item at a time. True if any is gone.
@@ -179,11 +188,11 @@ void Vacuum::barrier() { PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock)
 void Vacuum::choose_entry()
 {
     const Entry now = index_.entry();
-    if (now.node == kNoNode || (!dead(now.node) && now.level >= best_level_)) return;
+    if (now.node == kNoNode ? best_node_ == kNoNode : !dead(now.node) && now.level >= best_level_) return;
     PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);  // no insertion runs
     WritePages pages(index_.rel());
     MetaPage *meta = meta_of(pages.lock(kMetaBlock, PageKind::meta));
-    if (!dead(meta->entry) && meta->entry_level >= best_level_) return;
+    if (meta->entry != kNoNode && !dead(meta->entry) && meta->entry_level >= best_level_) return;
     if (best_node_ == kNoNode) {
         // Insertions since the sweep, if there were any, are linked from the entry: it is kept.
         kept_entry_ = meta->entry;

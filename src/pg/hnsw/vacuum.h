@@ -2,6 +2,7 @@
 //   sweep      heap tuples that are gone leave their nodes; a node left with none is marked dead
 //   leaks      what a crash left in no list and under no node is found and freed (vacuum_leaks.cpp)
 //   barrier    every insertion that may not have seen the marks ends; what it wrote, on whatever page, is seen by the next steps
+//              and a node that still is pending has been left so: if it is whole, it is treated as others from here on
 //   entry      a dead entry point gives way to the highest live node that the sweep met
 //   reach      live nodes that no path over live nodes leads to are attached: from here on the dead are not needed any more
 //   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp); links between live nodes stay,
@@ -82,6 +83,8 @@ private:
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
     void attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached);
+    void find_unfinished();
+    void finish(uint32_t node);
     void strip_dead(uint32_t node, int level);
 
     bool dead(uint32_t node) const { return node < dead_.size() && dead_[node]; }
@@ -100,7 +103,9 @@ private:
     uint64_t dead_count_ = 0;
     uint32_t best_node_ = kNoNode;  // the highest live node that the sweep met
     int best_level_ = -1;
-    uint32_t kept_entry_ = kNoNode;  // a dead entry point that nothing could take the place of
+    std::vector<uint32_t> pending_;            // live nodes that were being inserted when the sweep met them
+    std::unordered_set<uint32_t> unfinished_;  // those of them that nobody is inserting any more
+    uint32_t kept_entry_ = kNoNode;            // a dead entry point that nothing could take the place of
     std::vector<NewLink> new_links_;
     std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
     std::vector<SeenItem> seen_items_;

@@ -176,17 +176,28 @@ void Vacuum::free_items()
     loose_items_.clear();
 }
 
+// No page is locked while an entry's node is looked at: a damaged one may name any page, the bucket itself too.
 void Vacuum::forget_stale_hashes()
 {
-    auto stale = [this](uint32_t hash, uint32_t node) {
+    auto fresh = [this](const BucketEntry &e) {
+        poll_interrupts();
         bool is_its = false;
-        view_.peek(node, [&](const NodeHeader *n, const uint8_t *) { is_its = static_cast<uint32_t>(n->hash) == hash; });
-        return !is_its;
+        view_.peek(e.node, [&](const NodeHeader *n, const uint8_t *) { is_its = static_cast<uint32_t>(n->hash) == e.hash; });
+        return is_its;
     };
     for (const auto &[kind, block] : hash_pages_) {
         if (kind != PageKind::hash_bucket) continue;
         pg_call([] { compat::vacuum_delay(); });
-        hash_erase_if(index_.rel(), block, stale);
+        std::vector<BucketEntry> stale = hash_entries(index_.rel(), block);
+        std::erase_if(stale, fresh);
+        for (size_t from = 0; from < stale.size(); from += kAtOnce) {
+            pg_call([] { compat::vacuum_delay(); });
+            std::vector<BucketEntry> some(stale.begin() + static_cast<ptrdiff_t>(from),
+                                          stale.begin() + static_cast<ptrdiff_t>(std::min(from + kAtOnce, stale.size())));
+            PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);
+            std::erase_if(some, fresh);
+            hash_erase(index_.rel(), block, some);
+        }
     }
 }
 

@@ -39,8 +39,9 @@ void Vacuum::reach_all()
             const uint32_t id = shape_.node_at(block, slot);
             if (reached[id] || dead(id)) continue;
             bool lost = false;
-            const bool used =
-                view_.peek(id, [&](const NodeHeader *n, const uint8_t *) { lost = node_answers(n) && !(n->flags & kNodePending); });
+            const bool used = view_.peek(id, [&](const NodeHeader *n, const uint8_t *) {
+                lost = node_answers(n) && (!node_pending(n) || unfinished_.count(id));
+            });
             if (!used || !lost) continue;
             attach(id, entry.node, reached);
             flood(id, reached);
@@ -61,6 +62,39 @@ void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reac
     found.push_back({0, entry});  // if all else fails
     for (const graph::Candidate &c : found)
         if (linker_.force(c.id, node)) return;
+}
+
+// After the barrier: what still is pending, its insertion has left so. It is whole if other tuples have joined it, as indexes of
+// former versions let them, and then its upper lists and its payload are there; what is not whole has its own tuple only, which
+// goes with the next vacuum.
+void Vacuum::find_unfinished()
+{
+    for (uint32_t id : pending_) {
+        poll_interrupts();
+        int level = -1;
+        view_.inspect(id, [&](const NodeHeader *n, const uint8_t *) {
+            const bool whole = (n->level == 0 || is_item(n->upper)) && (!shape_.has_payload() || is_item(n->payload));
+            if (node_answers(n) && node_pending(n) && whole) level = n->level;
+        });
+        if (level < 0) continue;
+        unfinished_.insert(id);
+        if (level > best_level_) {
+            best_level_ = level;
+            best_node_ = id;
+        }
+    }
+    pending_.clear();
+}
+
+// A path leads to the node now.
+void Vacuum::finish(uint32_t node)
+{
+    poll_interrupts();
+    WritePages pages(index_.rel());
+    NodeHeader *n = node_in(pages.lock(shape_.block_of(node), PageKind::nodes), shape_, node);
+    if (!node_answers(n) || !node_pending(n)) return;
+    n->flags &= static_cast<uint8_t>(~kNodePending);
+    pages.commit();
 }
 
 // For lists that were changed whenever they were to be repaired.
