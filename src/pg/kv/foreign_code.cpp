@@ -202,8 +202,10 @@ void check_triggers(Relation rel, Oid user, int depth)
     const Oid owner = rel->rd_rel->relowner;
     const Trust trust{user, owner, is_more_than(user, owner)};
     if (trust.more) check_owner(rel, trust);
-    for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; ++i) {
-        const Trigger *trigger = &rel->trigdesc->triggers[i];
+    // A copy, as the executor makes one: look-ups of functions let the relation cache give the list away.
+    const TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
+    for (int i = 0; triggers && i < triggers->numtriggers; ++i) {
+        const Trigger *trigger = &triggers->triggers[i];
         if (trigger->tgenabled == TRIGGER_DISABLED) continue;
         if (RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE) {
             check_foreign_key(rel, trigger, trust, depth);
