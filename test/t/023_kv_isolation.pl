@@ -151,7 +151,8 @@ foreach my $case (
 	$first->query("SELECT $change");
 	$second->{stderr} = '';
 	$second->query_until(qr/sent/, "\\echo sent\nSELECT kv.fork('small', 1, 2, $length);\n");
-	if ($name =~ /needs no more/) { is($second->query("SELECT 'x'"), "$length\nx", "$name: the fork does not wait"); }
+	# (Its answer may have come with the line before.)
+	if ($name =~ /needs no more/) { like($second->query("SELECT 'x'"), qr/^(?:$length\n)?x$/, "$name: the fork does not wait"); }
 	else { ok(wait_for_backends($node, 'kv.fork', 1), "$name: the fork waits"); }
 	$first->query($end);
 	$second->query("SELECT 'x'");
