@@ -25,7 +25,7 @@ namespace {
 
 constexpr double kBudget = 1e-5;
 
-void expect_right(kv::Codec codec, uint32_t dim_v, float bias = 0)
+void expect_right(kv::Codec codec, uint32_t dim_v, float bias = 0, int short_tile = 4)
 {
     AsksFor asks;
     asks.codecs = {codec};
@@ -34,7 +34,7 @@ void expect_right(kv::Codec codec, uint32_t dim_v, float bias = 0)
     Work work(100, 3);
     const int full = kv::tile_capacity({codec, 0, 64, static_cast<int>(dim_v), 1});
     const TileRun &long_one = work.run(codec, asks, 0, 11 * full + 5);
-    const TileRun &short_one = work.run(codec, asks, 0, 9, 4);
+    const TileRun &short_one = work.run(codec, asks, 0, 9, short_tile);
     work.head(asks, 11 * full + 5, {{&long_one, 0, 11 * full + 5}});
     work.spikes(64);
     work.head(asks, 9, {{&short_one, 0, 9}});
@@ -46,6 +46,8 @@ TEST(SmallKernels, Halves) { expect_right(kv::Codec::f16, 64); }
 TEST(SmallKernels, ThreeBitsRotated) { expect_right(kv::Codec::rotated3, 64); }
 TEST(SmallKernels, FourBitsRotatedByTwoHadamards) { expect_right(kv::Codec::rotated4, 96); }
 TEST(SmallKernels, MeansOfChannels) { expect_right(kv::Codec::rotated4, 96, 10); }
+// A tile that is shorter than the vector of its means: the one is read while the other is written.
+TEST(SmallKernels, MeansOfShortTiles) { expect_right(kv::Codec::rotated4, 96, 100, 1); }
 
 // Neighbors by l1, with scratch memory for so many distances.
 void expect_nearest(uint32_t k, const std::vector<float> &queries, const std::vector<float> &vectors, uint32_t dim, uint64_t most)

@@ -20,7 +20,11 @@ SEEDS = (1, 2, 3, 4, 5)
 SECONDS = 60  # of a run; one that lasts longer has failed
 
 # 'file: the line, without what stands around it': why no test on the emulator can notice.
-EXCEPTIONS = {}
+EXCEPTIONS = {
+    # Between the last codes that a lane reads and this line all lanes meet in a product. What is left are means that lie where the vector
+    # will, in a tile of a token or two: whether a lane that is ahead writes there depends on the codec's bytes, and none of these does.
+    'tile_work.cuh: warp_barrier();  // nobody reads the tile any more': 'lanes meet in products before it',
+}
 
 
 def mutants():
