@@ -15,20 +15,6 @@ namespace {
 constexpr size_t kPrefetchBytes = 512;  // the processor fetches the rest of a longer code by itself
 constexpr float kUnreadable = std::numeric_limits<float>::infinity();
 
-// The item, or null: for items that may have gone since their address was read.
-const char *try_item(const char *page, const ItemPointerData &at, size_t min_bytes, size_t *bytes)
-{
-    char *p = const_cast<char *>(page);
-    const OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&at);
-    if (offset < FirstOffsetNumber || offset > PageGetMaxOffsetNumber(p)) return nullptr;
-    ItemId id = PageGetItemId(p, offset);
-    if (!ItemIdIsUsed(id) || static_cast<size_t>(ItemIdGetOffset(id)) + ItemIdGetLength(id) > kPageEnd ||
-        ItemIdGetLength(id) < min_bytes)
-        return nullptr;
-    *bytes = ItemIdGetLength(id);
-    return page + ItemIdGetOffset(id);
-}
-
 // A page of items, or null if the block is not one (any more than a hint says).
 bool usable(const ReadPage &page, PageKind kind)
 {
@@ -45,7 +31,7 @@ bool read_payload(Relation rel, const PayloadOf &of, size_t max, std::vector<uin
         ReadPage page(rel, ItemPointerGetBlockNumber(&at));
         if (!usable(page, PageKind::payload)) return false;
         size_t bytes;
-        const char *item = try_item(page.page(), at, sizeof(PayloadHeader), &bytes);
+        const char *item = find_item(page.page(), at, sizeof(PayloadHeader), &bytes);
         if (!item) return false;
         PayloadHeader header;
         std::memcpy(&header, item, sizeof(header));
@@ -64,7 +50,7 @@ bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, in
     ReadPage page(index.rel(), ItemPointerGetBlockNumber(&at));
     if (!usable(page, PageKind::upper)) return false;
     size_t bytes;
-    const auto *upper = reinterpret_cast<const UpperHeader *>(try_item(page.page(), at, sizeof(UpperHeader), &bytes));
+    const auto *upper = reinterpret_cast<const UpperHeader *>(find_item(page.page(), at, sizeof(UpperHeader), &bytes));
     const Shape &s = index.shape();
     if (!upper || upper->node != node || static_cast<int>(upper->level) < level ||
         s.upper_size(static_cast<int>(upper->level)) > bytes)
