@@ -123,7 +123,7 @@ step_fuzz() {
 with_server() { # a command with a private cluster "check" to connect to
     local status=0
     "$ROOT/test/setup/cluster.sh" remove check
-    EXTRA_CONF='fsync = off' "$ROOT/test/setup/cluster.sh" start check
+    EXTRA_CONF=$'fsync = off\nautovacuum = off' "$ROOT/test/setup/cluster.sh" start check
     (eval "$("$ROOT/test/setup/cluster.sh" env check)"; "$@") || status=$?
     "$ROOT/test/setup/cluster.sh" remove check
     return $status

@@ -10,6 +10,7 @@
 #include "core/codec/whiten.h"
 #include "core/graph/memory_graph.h"
 #include "pg/hnsw/build_write.h"
+#include "pg/hnsw/chance.h"
 #include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/index.h"
 #include "pg/hnsw/spill_file.h"
@@ -57,13 +58,6 @@ CodecId choose_codec(const Options &options, const Column &column)
     return codec_supports(preferred, column.scalar, column.metric) ? preferred : CodecId::none;
 }
 
-uint64_t random_seed()
-{
-    uint64_t seed;
-    if (!pg_strong_random(&seed, sizeof(seed))) throw Error(Errc::internal, "no random number could be had");
-    return seed;
-}
-
 class Build {
 public:
     Build(Relation heap, Relation index, IndexInfo *info) : heap_(heap), index_(index), info_(info)
@@ -77,7 +71,6 @@ public:
         codec_id_ = choose_codec(options, column_);
         // A graph linked by 4-bit codes is a worse graph: it is built on 8 bits, whatever is stored.
         graph_codec_id_ = codec_id_ == CodecId::lvq4 || codec_id_ == CodecId::lvq4x8 ? CodecId::lvq8 : codec_id_;
-        hash_seed_ = random_seed();
         context_ = pg_call([] { return AllocSetContextCreate(CurrentMemoryContext, "hnsw build", ALLOCSET_DEFAULT_SIZES); });
     }
 
@@ -169,6 +162,7 @@ private:
             graph_codec_ = open_codec(column_, graph_codec_id_, linking_, graph_model_);
         }
         direction_trainer_.reset();  // with its sample
+        hash_seed_ = new_index_seed(model_);
     }
 
     void train()
@@ -178,10 +172,10 @@ private:
         shape_hint_.dim = column_.dim;
         shape_hint_.scalar = column_.scalar;
         shape_hint_.metric = column_.metric;
-        shape_hint_.hash_seed = hash_seed_;
         make_trainers();
         if (codec_id_ != CodecId::none || direction_trainer_) sample();
         finish_models();
+        shape_hint_.hash_seed = hash_seed_;
     }
 
     void sample()

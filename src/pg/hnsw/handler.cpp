@@ -94,6 +94,9 @@ void define_settings()
     DefineCustomIntVariable("vectorkv.evict_after", "Evicts pages that hnsw searches are reading on purpose: one in so many.",
                             "For tests. Zero: none.", &settings.evict_after, 0, 0, INT_MAX, PGC_SUSET, GUC_NOT_IN_SAMPLE, nullptr,
                             entry<assign_evict_after>, nullptr);
+    DefineCustomIntVariable("vectorkv.build_seed", "Makes hnsw indexes of the same rows in the same order the same.",
+                            "For tests: with a seed that is known, vectors of equal hashes can be made. Zero: random.",
+                            &settings.build_seed, 0, 0, INT_MAX, PGC_SUSET, GUC_NOT_IN_SAMPLE, nullptr, nullptr, nullptr);
 }
 
 }  // namespace

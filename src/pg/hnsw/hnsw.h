@@ -21,6 +21,7 @@ struct Settings {
     bool scan_past_ef = true;    // go on beyond ef_search rows when asked for more
     int page_map_memory = 8192;  // kB
     int evict_after = 0;         // for tests: see resident.h
+    int build_seed = 0;          // for tests: see chance.h
 };
 extern Settings settings;
 

@@ -61,7 +61,7 @@ struct Cached {
 };
 
 // The codecs of the indexes that this backend used last: a model of many means is too large to be copied for each search. They are
-// known by a random number that every index is born with, so one that is gone is never taken for another.
+// known by the number that every index is born with, random or of its model, so one that is gone is never taken for another.
 struct KeptCodec {
     uint64_t storage = 0, hash_seed = 0;
     std::shared_ptr<const Index::Loaded> loaded;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <optional>
 
+#include "pg/hnsw/chance.h"
 #include "pg/hnsw/hash_directory.h"
 #include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/linker.h"
@@ -18,9 +19,9 @@ namespace vkv::hnsw {
 
 namespace {
 
-int random_level(uint32_t m)
+int random_level(uint32_t m, uint64_t hash)
 {
-    const double u = 1.0 - pg_prng_double(&pg_global_prng_state);  // (0, 1]
+    const double u = 1.0 - random_share(hash);  // (0, 1]
     return std::min(static_cast<int>(-std::log(u) / std::log(static_cast<double>(m))), graph::kMaxLevel);
 }
 
@@ -57,7 +58,7 @@ private:
         std::optional<PageLock> lock;
         lock.emplace(index_.rel(), kUpdateLock, ShareLock);
         if (add_to_equal(tid)) return;
-        const int level = random_level(index_.shape().m);
+        const int level = random_level(index_.shape().m, hash_);
         Entry entry = index_.entry();
         if (entry.node == kNoNode || level > entry.level) {
             // The entry will change: alone, so that there is one entry and it is linked.

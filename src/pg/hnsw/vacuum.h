@@ -72,7 +72,7 @@ private:
     void repair(uint32_t node, int level, std::vector<uint32_t> before);
     void remember_new(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after);
     std::vector<uint32_t> repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list);
-    static bool wants_search(int level, double lost);
+    bool wants_search(int level, double lost);
     const std::vector<uint32_t> &stand_ins_of(uint32_t node, int level);
     void keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
     void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
@@ -107,6 +107,7 @@ private:
     std::unordered_set<uint32_t> unfinished_;  // those of them that nobody is inserting any more
     uint32_t kept_entry_ = kNoNode;            // a dead entry point that nothing could take the place of
     std::vector<NewLink> new_links_;
+    uint64_t asked_by_chance_ = 0;
     std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
     std::vector<SeenItem> seen_items_;
     std::vector<std::pair<PageKind, ItemPointerData>> loose_items_;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "pg/hnsw/chance.h"
 #include "pg/hnsw/vacuum.h"
 
 namespace vkv::hnsw {
@@ -169,7 +170,7 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
 bool Vacuum::wants_search(int level, double lost)
 {
     constexpr double kMuch = 0.5, kChance = 0.25;
-    return level > 0 || lost >= kMuch || pg_prng_double(&pg_global_prng_state) < kChance * lost;
+    return level > 0 || lost >= kMuch || random_share(++asked_by_chance_) < kChance * lost;
 }
 
 // The live nodes that stand in for a dead one: those it links to; where there are few, as in the middle of what was deleted whole,
