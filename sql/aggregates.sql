@@ -52,5 +52,8 @@ SET max_parallel_workers_per_gather = 2;
 CREATE TABLE sum_rows AS SELECT '[1,0.5]'::halfvec AS h, '[0.1]'::vector AS v FROM generate_series(1, 30000);
 ANALYZE sum_rows;
 EXPLAIN (COSTS OFF) SELECT sum(v), sum(h) FROM sum_rows;
+-- what each worker hands on is rounded to the type: how, depends on who read which rows
+SELECT sum(v) <-> '[3000]' < 0.001 AS v, sum(h) <-> '[30000,15000]' < 50 AS h FROM sum_rows;
+SET max_parallel_workers_per_gather = 0;
 SELECT sum(v), sum(h) FROM sum_rows;
 DROP TABLE sum_rows;
