@@ -2,48 +2,20 @@
 
 #include "pg/kv/announce.h"
 
-#include "pg/boundary/boundary.h"
-#include "pg/boundary/pg.h"
+#include "pg/kv/nested_calls.h"
 
 namespace vkv::kv {
 
 namespace {
 
-struct Running {
-    Announced statement;
-    SubTransactionId subtransaction;
-};
-constexpr int kDeepest = 64;
-Running running[kDeepest];
-int depth = 0;
-
-void at_end(XactEvent, void *) { depth = 0; }
-
-void at_subabort(SubXactEvent event, SubTransactionId id, SubTransactionId, void *)
-{
-    if (event != SUBXACT_EVENT_ABORT_SUB) return;
-    while (depth > 0 && running[depth - 1].subtransaction >= id) --depth;
-}
+constinit NestedCalls<Announced> running;
 
 }  // namespace
 
-void announce(const Announced &statement)
-{
-    static bool registered = false;
-    if (!registered) {
-        RegisterXactCallback(entry<at_end>, nullptr);
-        RegisterSubXactCallback(entry<at_subabort>, nullptr);
-        registered = true;
-    }
-    if (depth == kDeepest)
-        ereport(
-            ERROR, errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
-            errmsg("triggers on cache \"%s\" call the functions of schema kv more than %d deep", statement.cache->name, kDeepest));
-    running[depth++] = {statement, GetCurrentSubTransactionId()};
-}
+void announce(const Announced &statement) { running.begin(statement, statement.cache->name); }
 
-void withdraw() { --depth; }
+void withdraw() { running.end(); }
 
-const Announced *announced() { return depth > 0 ? &running[depth - 1].statement : nullptr; }
+const Announced *announced() { return running.innermost(); }
 
 }  // namespace vkv::kv

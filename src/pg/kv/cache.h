@@ -18,41 +18,12 @@
 #pragma once
 
 #include "core/kv/rope.h"
+#include "pg/kv/statements.h"
 #include "pg/kv/values.h"
 
 namespace vkv::kv {
 
 inline constexpr int32_t kOpenStop = INT32_MAX;
-
-// The prepared statements of a cache; their texts are in cache.cpp.
-enum class Plan : int {
-    header_read,
-    header_lock,
-    header_insert,
-    header_extend,
-    header_update,
-    header_fork,
-    header_delete,
-    sealed_insert,
-    sealed_read,
-    sealed_delete,
-    sealed_delete_some,
-    sealed_count,
-    sealed_next,
-    tile_before,
-    tile_at,
-    tail_insert,
-    tail_read,
-    tail_exists,
-    tail_count,
-    tail_delete,
-    tail_copy,
-    tail_next,
-    stray_tiles,
-    tiles_ahead,
-    stray_tail,
-};
-inline constexpr int kPlans = static_cast<int>(Plan::stray_tail) + 1;
 
 struct Cache {
     Oid header, sealed, tail, tiles;
@@ -90,11 +61,6 @@ struct CacheTables {
     Oid sealed, tail, tiles;
 };
 CacheTables tables_of(Oid header);
-
-// The statement, prepared on first use.
-SPIPlanPtr plan_of(Cache *cache, Plan plan);
-// Raises unless SPI_tuptable has the columns, by type, that the statement asks for; run_plan does it.
-void check_result(const Cache *cache, Plan plan);
 
 // Raises unless the caller's model, when it names one, is the cache's.
 void check_model(const Cache *cache, const char *model, const char *revision);

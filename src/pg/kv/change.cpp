@@ -4,29 +4,18 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/nested_calls.h"
 
 namespace vkv::kv {
 
 namespace {
 
-// A sequence that is half written; calls nest through triggers.
+// A sequence that is half written.
 struct Unfinished {
     Oid cache;
     int64_t seq;
-    SubTransactionId subtransaction;
 };
-
-constexpr int kDeepest = 64;
-Unfinished unfinished[kDeepest];
-int depth = 0;
-
-void at_end(XactEvent, void *) { depth = 0; }
-
-void at_subabort(SubXactEvent event, SubTransactionId id, SubTransactionId, void *)
-{
-    if (event != SUBXACT_EVENT_ABORT_SUB) return;
-    while (depth > 0 && unfinished[depth - 1].subtransaction >= id) --depth;
-}
+constinit NestedCalls<Unfinished> unfinished;
 
 }  // namespace
 
@@ -45,29 +34,16 @@ void end_change()
     SPI_finish();
 }
 
-void begin_writing(const Cache *c, int64_t seq)
-{
-    static bool registered = false;
-    if (!registered) {
-        RegisterXactCallback(entry<at_end>, nullptr);
-        RegisterSubXactCallback(entry<at_subabort>, nullptr);
-        registered = true;
-    }
-    if (depth == kDeepest)
-        ereport(ERROR, errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
-                errmsg("triggers on cache \"%s\" call the functions of schema kv more than %d deep", c->name, kDeepest));
-    unfinished[depth++] = {c->header, seq, GetCurrentSubTransactionId()};
-}
+void begin_writing(const Cache *c, int64_t seq) { unfinished.begin({c->header, seq}, c->name); }
 
-void end_writing() { --depth; }
+void end_writing() { unfinished.end(); }
 
 void refuse_half_written(const Cache *c, int64_t seq)
 {
-    for (int i = 0; i < depth; ++i)
-        if (unfinished[i].cache == c->header && unfinished[i].seq == seq)
-            ereport(ERROR, errcode(ERRCODE_OBJECT_IN_USE),
-                    errmsg("sequence %lld of cache \"%s\" is being written", static_cast<long long>(seq), c->name),
-                    errhint("A BEFORE trigger on a table of the cache called back; AFTER triggers see the sequence whole."));
+    if (unfinished.any([&](const Unfinished &u) { return u.cache == c->header && u.seq == seq; }))
+        ereport(ERROR, errcode(ERRCODE_OBJECT_IN_USE),
+                errmsg("sequence %lld of cache \"%s\" is being written", static_cast<long long>(seq), c->name),
+                errhint("A BEFORE trigger on a table of the cache called back; AFTER triggers see the sequence whole."));
 }
 
 }  // namespace vkv::kv

@@ -1,0 +1,48 @@
+// The prepared statements of a cache, and what they rely on.
+#pragma once
+
+#include "pg/boundary/pg.h"
+
+namespace vkv::kv {
+
+struct Cache;
+
+// The prepared statements of a cache; their texts are in statements.cpp.
+enum class Plan : int {
+    header_read,
+    header_lock,
+    header_insert,
+    header_extend,
+    header_update,
+    header_fork,
+    header_delete,
+    sealed_insert,
+    sealed_read,
+    sealed_delete,
+    sealed_delete_some,
+    sealed_count,
+    sealed_next,
+    tile_before,
+    tile_at,
+    tail_insert,
+    tail_read,
+    tail_exists,
+    tail_count,
+    tail_delete,
+    tail_copy,
+    tail_next,
+    stray_tiles,
+    tiles_ahead,
+    stray_tail,
+};
+inline constexpr int kPlans = static_cast<int>(Plan::stray_tail) + 1;
+
+// The statement, prepared on first use.
+SPIPlanPtr plan_of(Cache *cache, Plan plan);
+// Raises unless SPI_tuptable has the columns, by type, that the statement asks for; run_plan does it.
+void check_result(const Cache *cache, Plan plan);
+
+// Raises unless the columns that statements name have the types that kv.create_cache gave them.
+void check_columns(const Cache *cache);
+
+}  // namespace vkv::kv
