@@ -113,6 +113,30 @@ cmp_ok($blocks->('off'), '>', 3 * 161, 'the CPU reads every tile');
 my $read = $blocks->('require');
 cmp_ok($read, '<', 150, "the helper has them: $read blocks");
 
+# A query too large for its scale: one error, whoever would answer.
+foreach my $large ("array_fill(3e38::real, ARRAY[1,9,64])::kv.tensor", "array_fill(1e38::real, ARRAY[1,9,64])::kv.tensor, scale => 1000", "array_fill(1::real, ARRAY[1,9,64])::kv.tensor, scale => 3e38")
+{
+	my @states = map { sqlstate_of($node, "SET vectorkv.gpu = $_; SELECT kv.attend('steps', '{2}', 0, $large)") } qw(off on require);
+	like($states[0], qr/^22000: query of row 0 is too large: its scores would overflow/, "too large on the CPU: $large");
+	is($states[1], $states[0], 'where the helper may answer');
+	is($states[2], $states[0], 'and where it must');
+}
+
+# An older copy of the tables in place of the rows, and other tokens behind it: the same extents and the same tiles at first, which the
+# helper knows as they went on before.  For a session that asked before, and for a new one.
+create_cache($node, 'again', "codec => 'int8', tail_tokens => 16");
+my $again = "SELECT kv.attend('again', '{1}', 1, q_batch(1, 1))";
+my $kept = $node->background_psql('postgres', on_error_stop => 0);
+my @tables = qw(again again_sealed again_tail);
+$node->safe_psql('postgres', "SELECT kv.append('again', 1, k(0, 300), v(0, 300)); " . join('; ', map { "CREATE TABLE copy_$_ AS TABLE $_" } @tables));
+$node->safe_psql('postgres', "SELECT kv.append('again', 1, k(300, 400), v(300, 400))");
+ok_same($node, $again, 'before an older copy', session => $kept);
+$node->safe_psql('postgres', 'BEGIN; ' . join('; ', map { "DELETE FROM $_; INSERT INTO $_ SELECT * FROM copy_$_" } @tables) . '; COMMIT');
+$node->safe_psql('postgres', "SELECT kv.append('again', 1, k(600, 400), v(600, 400))");
+ok_same($node, $again, 'an older copy, and others appended', session => $kept);
+ok_same($node, $again, 'an older copy, and others appended: a new session');
+$kept->quit;
+
 ok_at_rest($node, 'at the end');
 cmp_ok(gpu_stat($node, 'requests'), '>=', gpu_stat($node, 'answered'), 'counted by helper and backends');
 is(gpu_stat($node, 'answered > 100 AND hits > misses AND errors = 0 AND restarts = 0 AND wait_ms > 0 AND read_bytes > staged_bytes'), 't', 'figures make sense');

@@ -36,9 +36,10 @@ HTAB *table_of_names()
     return names;
 }
 
-uint64_t space_of(uint64_t storage, uint64_t first_id)
+uint64_t space_of(uint64_t storage, const TileRef &first)
 {
-    const uint64_t parts[] = {storage, first_id, MyDatabaseId};
+    const uint64_t row = uint64_t{first.block} << 16 | first.offset;
+    const uint64_t parts[] = {storage, first.id, row, first.xmin, MyDatabaseId};
     return hash_bytes_extended(reinterpret_cast<const unsigned char *>(parts), sizeof parts, 0);
 }
 
@@ -67,7 +68,7 @@ HelperSpan helper_span(SealedTable *table, const Sequence *s, const Cache *c, in
         name = static_cast<Name *>(hash_search(table_of_names(), &key, HASH_ENTER, &found));
         name->storage = storage;
         name->first = first;
-        name->space = space_of(storage, first.id);
+        name->space = space_of(storage, first);
         name->covered = kUnknown;
         name->generation = generation;
     }

@@ -3,8 +3,8 @@
 //
 // An extent's number is random and what it holds below a stop never changes, but a dump that is read back brings the same numbers
 // into another database, or once more into the same table, and what is appended then may differ. So a name is made of the
-// database, the file of the table and the content id of the extent's first tile, which a tile gets anew whenever it comes from
-// outside.
+// database, the file of the table, the content id of the extent's first tile, which a tile gets anew whenever it comes from
+// outside, and the place and inserter of its row: INSERT ... SELECT from a copy of the table keeps ids.
 #pragma once
 
 #include "pg/kv/span_tiles.h"

@@ -93,10 +93,10 @@ void scan_index(SealedTable *table, int64_t extent, int layer, const Positions &
         const auto *tile = reinterpret_cast<const TileHeader *>(DatumGetPointer(slot_getattr(slot, kTile, &null)));
         const int32_t pos = DatumGetInt32(slot_getattr(slot, kPos, &unused));
         const int16_t head = DatumGetInt16(slot_getattr(slot, kHead, &unused));
-        Buffer buffer = reinterpret_cast<BufferHeapTupleTableSlot *>(slot)->buffer;
+        const auto *row = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
         const bool whole = !null && VARSIZE(tile) >= kTileHeaderBytes;
-        if (!take({pos, whole ? tile->tokens : 0, whole ? tile->id : 0, ItemPointerGetBlockNumber(&slot->tts_tid), buffer,
-                   ItemPointerGetOffsetNumber(&slot->tts_tid), head}))
+        if (!take({pos, whole ? tile->tokens : 0, whole ? tile->id : 0, ItemPointerGetBlockNumber(&slot->tts_tid), row->buffer,
+                   ItemPointerGetOffsetNumber(&slot->tts_tid), head, HeapTupleHeaderGetRawXmin(row->base.tuple->t_data)}))
             break;
     }
     scan.end();
@@ -215,7 +215,9 @@ const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *b
     }
     const auto *tile = reinterpret_cast<const TileHeader *>(reinterpret_cast<const char *>(header) + header->t_hoff + kKeyBytes);
     *bytes = VARSIZE_ANY(tile);
-    if (*bytes > length - header->t_hoff - kKeyBytes || *bytes < kTileHeaderBytes || tile->id != ref->id) return nullptr;
+    if (*bytes > length - header->t_hoff - kKeyBytes || *bytes < kTileHeaderBytes || tile->id != ref->id ||
+        HeapTupleHeaderGetRawXmin(header) != ref->xmin)
+        return nullptr;
     return tile;
 }
 

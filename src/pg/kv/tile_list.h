@@ -13,7 +13,9 @@ struct TileRef {
     Buffer buffer;  // where the block was last; a guess
     OffsetNumber offset;
     int16_t head;
+    TransactionId xmin;  // that of the row, which freezing leaves in it: a copy of the row has another
 };
+static_assert(sizeof(TileRef) == 32);
 
 struct TileListKey {
     Oid table;
