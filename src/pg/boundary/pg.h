@@ -38,6 +38,7 @@ extern "C" {
 #include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "commands/policy.h"
 #include "commands/progress.h"
 #include "commands/tablespace.h"
 #include "commands/trigger.h"

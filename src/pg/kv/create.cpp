@@ -49,7 +49,7 @@ void make_tables(const Request &r)
         "tile kv.tile NOT NULL, PRIMARY KEY (extent, layer, pos, head)) WITH (autovacuum_freeze_min_age = 0)",
         sealed);
     execute(
-        "CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv bytea NOT NULL, "
+        "CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv pg_catalog.bytea NOT NULL, "
         "PRIMARY KEY (extent, chunk, pos))",
         r.logged ? "" : "UNLOGGED", tail);
     execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);
@@ -59,21 +59,27 @@ void make_tables(const Request &r)
 
 }  // namespace
 
+// Operators name their schema: who makes the view may have a search path that others fill, and a view keeps what it found there. So
+// written they all bind alike, from the left.
 void make_view(const Request &r)
 {
+#define OP(sign) " OPERATOR(pg_catalog." sign ") "
     const char *header = quoted(r, ""), *sealed = quoted(r, "_sealed"), *tail = quoted(r, "_tail");
+    const char *slot = psprintf("(l.layer" OP("*") "%d" OP("+") "g.head)", r.kv_heads);
     execute(
         "CREATE %s VIEW %s WITH (security_invoker = true) AS "
         "SELECT h.seq, s.layer, s.head, s.pos, kv.clip(s.tile, e.stop) AS tile FROM %s h CROSS JOIN LATERAL "
         "ROWS FROM (pg_catalog.unnest(h.extents), pg_catalog.unnest(h.stops)) AS e (extent, stop) "
-        "JOIN %s s ON s.extent = e.extent AND s.pos < e.stop UNION ALL "
+        "JOIN %s s ON s.extent" OP("=") "e.extent AND s.pos" OP("<") "e.stop UNION ALL "
         "SELECT h.seq, l.layer::smallint, g.head::smallint, t.pos, "
-        "kv.token_tile(t.kv, l.layer * %d + g.head - t.chunk * %d, t.pos, g.head, %d, %d, %d, %d) FROM %s h "
-        "JOIN %s t ON t.extent = h.extents[pg_catalog.cardinality(h.extents)] AND t.pos >= h.sealed AND t.pos < h.length "
+        "kv.token_tile(t.kv, %s" OP("-") "(t.chunk" OP("*") "%d), t.pos, g.head, %d, %d, %d, %d) FROM %s h "
+        "JOIN %s t ON t.extent" OP("=") "h.extents[pg_catalog.cardinality(h.extents)] AND t.pos" OP(">=") "h.sealed "
+        "AND t.pos" OP("<") "h.length "
         "CROSS JOIN pg_catalog.generate_series(0, %d) AS l (layer) CROSS JOIN pg_catalog.generate_series(0, %d) AS g (head) "
-        "WHERE t.chunk = (l.layer * %d + g.head) / %d",
-        r.adopted ? "OR REPLACE" : "", quoted(r, "_tile"), header, sealed, r.kv_heads, r.row_slots, r.kv_heads, r.head_dim,
-        r.flags(), r.value_dim, header, tail, r.layers - 1, r.kv_heads - 1, r.kv_heads, r.row_slots);
+        "WHERE t.chunk" OP("=") "(%s" OP("/") "%d)",
+        r.adopted ? "OR REPLACE" : "", quoted(r, "_tile"), header, sealed, slot, r.row_slots, r.kv_heads, r.head_dim, r.flags(),
+        r.value_dim, header, tail, r.layers - 1, r.kv_heads - 1, slot, r.row_slots);
+#undef OP
 }
 
 Oid relation_named(const Request &r, const char *suffix)

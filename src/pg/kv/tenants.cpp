@@ -73,7 +73,7 @@ bool same_lengths(const GuardedRow &row, Datum length, Datum sealed)
     return DatumGetInt32(row.values[1]) == DatumGetInt32(length) && DatumGetInt32(row.values[2]) == DatumGetInt32(sealed);
 }
 
-// What the running statement writes into a header row; its parameters are in cache.cpp.
+// What the running statement writes into a header row; its parameters are in statements.cpp.
 bool is_announced_header(const Announced &statement, const GuardedRow &row, const GuardedRow *old)
 {
     const Datum *v = statement.values;
@@ -227,7 +227,6 @@ char *filled(const Cache *c, const char *column, const char *tenant, const char 
 constexpr const char *kRecipe[] = {
     "ALTER TABLE {h} ADD COLUMN IF NOT EXISTS {o} pg_catalog.text NOT NULL DEFAULT current_user::pg_catalog.text",
     "ALTER TABLE {h} ALTER COLUMN {o} SET DEFAULT ({w})::pg_catalog.text",
-    "CREATE INDEX ON {h} ({o})",
     "ALTER TABLE {h} ENABLE ROW LEVEL SECURITY",
     "ALTER TABLE {s} ENABLE ROW LEVEL SECURITY",
     "ALTER TABLE {t} ENABLE ROW LEVEL SECURITY",
@@ -251,17 +250,52 @@ constexpr const char *kRecipe[] = {
     "CREATE TRIGGER guard_rows BEFORE INSERT OR UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION kv.guard_rows()",
 };
 
+// What the recipe makes anew each time: an earlier build of the library, or a call with other arguments, made others by these
+// names.
+struct Made {
+    char table;
+    bool policy;  // else a trigger
+    const char *name;
+};
+constexpr Made kMade[] = {{'h', true, "tenant"},        {'s', true, "tenant_sees"}, {'s', true, "tenant_adds"},
+                          {'t', true, "tenant_sees"},   {'t', true, "tenant_adds"}, {'t', true, "tenant_deletes"},
+                          {'h', false, "guard_header"}, {'s', false, "guard_rows"}, {'t', false, "guard_rows"}};
+
+void drop_earlier(const Cache *c)
+{
+    for (const Made &made : kMade) {
+        const Oid table = made.table == 'h' ? c->header : made.table == 's' ? c->sealed : c->tail;
+        const char *table_sql = made.table == 'h' ? c->header_sql : made.table == 's' ? c->sealed_sql : c->tail_sql;
+        const Oid found = made.policy ? get_relation_policy_oid(table, made.name, true) : get_trigger_oid(table, made.name, true);
+        if (OidIsValid(found)) execute(psprintf("DROP %s %s ON %s", made.policy ? "POLICY" : "TRIGGER", made.name, table_sql));
+    }
+}
+
+// Policies look for the rows of an owner; an index that begins with the column serves.
+void make_index(const Cache *c, const char *column)
+{
+    execute(
+        psprintf("SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid "
+                 "AND a.attnum OPERATOR(pg_catalog.=) i.indkey[0] WHERE i.indrelid OPERATOR(pg_catalog.=) %u::pg_catalog.oid "
+                 "AND a.attname OPERATOR(pg_catalog.=) %s::pg_catalog.name AND i.indpred IS NULL",
+                 c->header, quote_literal_cstr(column)));
+    if (SPI_processed == 0) execute(psprintf("CREATE INDEX ON %s (%s)", c->header_sql, quote_identifier(column)));
+}
+
 }  // namespace
 
+// Once more, it brings what an earlier build has made up to date.
 SQL_FUNCTION(kv_enable_tenants)
 {
     const char *const names[] = {"cache", "owner_column", "tenant"};
     require_arguments(fcinfo, names, 3);
     SPI_connect();
     const Cache *c = cache_of(PG_GETARG_OID(0));
-    const char *column = quote_identifier(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+    const char *column = text_to_cstring(PG_GETARG_TEXT_PP(1));
     const char *tenant = text_to_cstring(PG_GETARG_TEXT_PP(2));
-    for (const char *statement : kRecipe) execute(filled(c, column, tenant, statement));
+    drop_earlier(c);
+    for (const char *statement : kRecipe) execute(filled(c, quote_identifier(column), tenant, statement));
+    make_index(c, column);
     SPI_finish();
     PG_RETURN_VOID();
 }

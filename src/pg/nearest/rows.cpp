@@ -84,7 +84,8 @@ public:
             StringInfoData sql;
             initStringInfo(&sql);
             appendStringInfo(
-                &sql, "SELECT %s, ctid, %s FROM %s WHERE %s IS NOT NULL", column, target.shows_tables ? "tableoid" : "NULL::oid",
+                &sql, "SELECT %s, ctid, %s FROM %s WHERE %s IS NOT NULL", column,
+                target.shows_tables ? "tableoid" : "NULL::pg_catalog.oid",
                 quote_qualified_identifier(get_namespace_name(get_rel_namespace(target.relation)), get_rel_name(target.relation)),
                 column);
             SPIPlanPtr plan = SPI_prepare_cursor(sql.data, 0, nullptr, CURSOR_OPT_NO_SCROLL);
