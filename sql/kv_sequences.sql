@@ -73,5 +73,23 @@ SELECT max(pos) < 500 AS beyond_is_gone FROM s_sealed JOIN before b ON s_sealed.
 SELECT kv.drop_sequence('s', seq) FROM s ORDER BY seq;
 SELECT (SELECT count(*) FROM s) AS sequences, (SELECT count(*) FROM s_sealed) AS tiles, (SELECT count(*) FROM s_tail) AS tail;
 SELECT kv.drop_cache('s');
+
+-- Tiles that carry means of channels, cut short by a fork and a truncation: the parts carry them, too.
+CREATE FUNCTION biased(seed float8, tokens int) RETURNS kv.tensor IMMUTABLE LANGUAGE sql AS $$
+	SELECT kv."cast"(kv.reshape(array_agg(((n.v)::float8 + CASE (n.i - 1) % 32 WHEN 3 THEN 40 WHEN 17 THEN -25 ELSE 0 END)::real ORDER BY n.i)::kv.tensor, ARRAY[2, 2, tokens, 32]), 'f16')
+	FROM unnest(numbers(seed, 2, 2, tokens, 32)::float4[]) WITH ORDINALITY AS n (v, i) $$;
+SELECT kv.create_cache('m', 2, 4, 2, 32, codec => 'int4', tail_tokens => 0, sink_tokens => 0);
+SELECT kv.append('m', 1, biased(1, 500), biased(2, 500));
+SELECT count(*) > 0 AND min(get_byte(kv.tile_send(tile), 14)) > 0 AS all_have_means FROM m_sealed;
+CREATE TABLE whole AS SELECT l, k, v FROM generate_series(0, 1) l, kv.fetch('m', 1, l);
+SELECT kv.fork('m', 1, 2, 333), kv.fork('m', 1, 3, 1), kv.truncate('m', 1, 450);
+SELECT seq, bool_and(f.k = kv.slice(w.k, 1, 0, kv.length('m', seq)) AND f.v = kv.slice(w.v, 1, 0, kv.length('m', seq))) AS as_it_was
+FROM m, whole w, kv.fetch('m', seq, w.l) f GROUP BY seq ORDER BY seq;
+SELECT seq, kv.relative_error((SELECT kv.attention(kv.at(q, 0), tile) FROM m_tile t WHERE t.seq = m.seq AND layer = 1), kv.at(kv.attend('m', ARRAY[seq], 1, q), 0)) < 1e-5 AS view_agrees
+FROM m, q ORDER BY seq;
+SELECT * FROM kv.check_cache('m');
+SELECT kv.drop_cache('m');
+DROP TABLE whole;
+DROP FUNCTION biased;
 DROP TABLE before, tiles_before, q;
 DROP FUNCTION numbers, alike;

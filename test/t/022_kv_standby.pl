@@ -61,6 +61,7 @@ is($length, '300', 'the primary has the unlogged tail');
 cmp_ok($sealed, '>', 200, 'and most of it sealed');
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('write'));
 is($standby->safe_psql('postgres', "SELECT kv.length('loose', 7)"), $sealed, 'the standby says what it has: the sealed tokens');
+ok_cache($standby, 'loose', 'sound on the standby, whose tail is not there');
 my $attend = "SELECT kv.attend('loose', '{7}', 1, q_batch(1, 1))";
 my $there = $standby->safe_psql('postgres', $attend);
 isnt($there, $primary->safe_psql('postgres', $attend), 'attention on the standby lacks the tail');

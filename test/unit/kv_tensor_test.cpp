@@ -6,6 +6,7 @@
 #include "core/kv/tensor.h"
 #include "core/kv/tensor_text.h"
 #include "core/kv/wire.h"
+#include "core/simd/half.h"
 #include "kv_rows.h"
 
 namespace vkv::kv {
@@ -51,6 +52,24 @@ TEST(Dtype, EveryBrainFloatIsKeptAndRoundingIsToEven)
     EXPECT_EQ(rounded(0x3F818000), 0x3F82);
     EXPECT_EQ(rounded(0x3F808001), 0x3F81);
     EXPECT_EQ(rounded(0x7F7FFFFF), 0x7F80);  // overflow
+}
+
+TEST(Dtype, CountsWhatHalvesDoNotHoldExactlyOfEveryBrainFloat)
+{
+    constexpr float kLargestHalf = 65504;
+    std::vector<uint16_t> all(0x10000);
+    size_t inexact = 0;
+    for (size_t bits = 0; bits < all.size(); ++bits) {
+        const auto in = all[bits] = static_cast<uint16_t>(bits);
+        const float value = element(Dtype::bf16, &in, 0);
+        // What is beyond the range of halves is refused elsewhere.
+        const bool lost = std::fabs(value) <= kLargestHalf && half_to_float(float_to_half(value)) != value;
+        EXPECT_EQ(inexact_bf16(&in, 1), lost ? 1u : 0u) << bits;
+        inexact += lost;
+    }
+    EXPECT_EQ(inexact_bf16(all.data(), all.size()), inexact);
+    EXPECT_GT(inexact, 0u);
+    EXPECT_EQ(inexact_bf16(all.data(), 0), 0u);
 }
 
 TEST(Dtype, ConversionsAgreeWithElements)
