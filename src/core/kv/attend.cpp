@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,11 @@ private:
 }  // namespace
 
 struct Accumulator::Parts {
+    // Of the rows of one chunk: scores, what they lack, and the sums of the weights that they become.
+    struct Rowwise {
+        float *scores;
+        float left[kRowsOfBlocks], weights[kRowsOfBlocks];
+    };
     int rows = 0, dim_v = 0;
     std::vector<float> m;
     std::vector<double> l;
@@ -140,6 +146,36 @@ struct Accumulator::Parts {
         has_rotated = false;
     }
 
+    float newest_l(int r) const
+    {
+        typedef float Floats __attribute__((vector_size(64)));
+        Floats x;
+        std::memcpy(&x, lanes.data() + r * kBlock, sizeof x);
+        float sums[4];
+        for (int i = 0; i < 4; i++) sums[i] = (x[i] + x[i + 4]) + (x[i + 8] + x[i + 12]);
+        return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+
+    // Scores that lack what is left of a row go beside its largest score without it. What its weights come to is what l has more:
+    // they are needed to no more digits than l has.
+    bool softmax(const TilePass &pass, int row, int rows, Rowwise *of, float *factors)
+    {
+        float *most = &m[static_cast<size_t>(row)], before[kRowsOfBlocks];
+        const bool weigh = pass.has_means_of_values();
+        for (int r = 0; r < rows; r++) {
+            before[r] = most[r];
+            most[r] -= of->left[r];
+            if (weigh) of->weights[r] = newest_l(row + r);
+        }
+        const bool grew = pass.kernels().softmax(
+            {of->scores, pass.stride(), rows, pass.tokens(), most, lanes.data() + static_cast<size_t>(row) * kBlock, factors});
+        for (int r = 0; r < rows; r++) {
+            most[r] = factors[r] == 1 ? before[r] : most[r] + of->left[r];
+            if (weigh) of->weights[r] = newest_l(row + r) - factors[r] * of->weights[r];
+        }
+        return grew;
+    }
+
     void scale_row(const AttendKernels &kernels, int r, float factor)
     {
         l[static_cast<size_t>(r)] *= static_cast<double>(factor);
@@ -191,15 +227,16 @@ void Accumulator::add(const Queries &queries, const TileView &tile, const Select
     const int chunks = (forms.rows + most - 1) / most;
     for (int chunk = 0, row = 0; chunk < chunks; chunk++) {
         const int rows = (forms.rows - row) / (chunks - chunk);
-        if (pass.scores(row, rows, scores)) {
-            if (pass.kernels().softmax({scores, pass.stride(), rows, tile.tokens, &parts.m[static_cast<size_t>(row)],
-                                        parts.lanes.data() + static_cast<size_t>(row) * kBlock, forms.factors.data()}))
+        Parts::Rowwise of;
+        of.scores = scores;
+        if (pass.scores(row, rows, scores, of.left)) {
+            if (parts.softmax(pass, row, rows, &of, forms.factors.data()))
                 for (int r = 0; r < rows; r++)
                     if (forms.factors[static_cast<size_t>(r)] != 1)
                         parts.scale_row(pass.kernels(), row + r, forms.factors[static_cast<size_t>(r)]);
             const Sums &sums = pass.rotated_values() ? parts.rotated : parts.o;
             pass.values(scores, rows, sums.newest(row), sums.stride());
-            if (pass.has_means_of_values()) pass.add_means_of_values(scores, rows, parts.o.newest(row), parts.o.stride());
+            if (pass.has_means_of_values()) pass.add_means_of_values(of.weights, rows, parts.o.newest(row), parts.o.stride());
         }
         row += rows;
     }

@@ -2,6 +2,7 @@
 // attend.cpp, which keeps the sums.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -86,11 +87,14 @@ public:
 
     int rows_at_once() const { return direct_keys_ && direct_values_ ? kRowsAtOnce : kRowsOfBlocks; }
     size_t stride() const { return stride_; }
+    int tokens() const { return tile_.tokens; }
     const AttendKernels &kernels() const { return kernels_; }
 
-    // Scores of rows [row, row + rows), masked; false: none of them sees anything of the tile, and no score is made.
-    bool scores(int row, int rows, float *out)
+    // Scores of rows [row, row + rows), masked; false: none of them sees anything of the tile, and no score is made. Where the
+    // means of the keys are the last that is added to them, they may be left out: `left` gets what each row lacks, or zeros.
+    bool scores(int row, int rows, float *out, float *left = nullptr)
     {
+        if (left) std::fill_n(left, rows, 0.0f);
         bool any = false, all = true;
         for (int r = 0; r < rows && (selection_.sights || r == 0); r++) {
             const Seen seen = seen_by(tile_, selection_, row + r);
@@ -103,7 +107,13 @@ public:
         else
             blocks_of_scores(row, rows, out);
         const int tokens = tile_.tokens;
-        if (tile_.k_means.count > 0 && !tile_.before_rope()) add_means_of_keys(row, rows, out);
+        if (tile_.k_means.count > 0 && !tile_.before_rope()) {
+            float shifts[kRowsOfBlocks];
+            const bool leave = left && forms_.softcap == 0;
+            find_shifts(row, rows, leave ? left : shifts);
+            for (int r = 0; r < rows && !leave; r++)
+                kernels_.shift(out + static_cast<size_t>(r) * stride_, padded(static_cast<size_t>(tokens), kBlock), shifts[r]);
+        }
         if (forms_.softcap > 0)
             for (int r = 0; r < rows; r++)
                 kernels_.softcap(out + static_cast<size_t>(r) * stride_, padded(tokens, 16), forms_.softcap);
@@ -136,24 +146,16 @@ public:
         }
     }
 
-    // What the means of the values add to the sums of rows, in the caller's basis.
+    // What the means of the values add to the sums of rows, in the caller's basis; weights: of each row, summed over the tile.
     bool has_means_of_values() const { return tile_.v_means.count > 0 && !(tile_.values_in_keys() && tile_.before_rope()); }
     void add_means_of_values(const float *weights, int rows, float *sums, size_t sums_stride) const
     {
-        const PlainMeans means(tile_.v_means);
-        for (int r = 0; r < rows; r++, weights += stride_, sums += sums_stride) {
-            const float weight = weight_of_tile(weights);
-            for (int i = 0; i < means.count; i++) sums[means.channels[i]] += weight * means.values[i];
+        const Means &means = tile_.v_means;
+        for (int i = 0; i < means.count; i++) {
+            const float mean = finite_half(means.values[i]);
+            float *sum = sums + means.channel(i);
+            for (int r = 0; r < rows; r++) sum[static_cast<size_t>(r) * sums_stride] += weights[r] * mean;
         }
-    }
-
-    float weight_of_tile(const float *weights) const
-    {
-        Floats sums_of[4] = {};  // weights are zero from the last token to a multiple of kBlock
-        for (int t = 0; t < tile_.tokens; t += kBlock)
-            for (int i = 0; i < 4; i++) sums_of[i] += floats_at(weights + t + 4 * i);
-        const Floats four = (sums_of[0] + sums_of[1]) + (sums_of[2] + sums_of[3]);
-        return (four[0] + four[1]) + (four[2] + four[3]);
     }
 
     // Dimension of the sums of a tile whose values are in the rotated basis.
@@ -161,24 +163,11 @@ public:
     bool rotated_values() const { return rotated_ && !(tile_.values_in_keys() && tile_.before_rope()); }
 
 private:
-    struct PlainMeans {
-        explicit PlainMeans(const Means &of) : count(of.count)
-        {
-            for (int i = 0; i < count; i++) {
-                values[i] = half_to_float(of.values[i]);
-                channels[i] = of.channel(i);
-            }
-        }
-        int count;
-        float values[kMostMeans];
-        int channels[kMostMeans];
-    };
-    typedef float Floats __attribute__((vector_size(16)));
-    static Floats floats_at(const float *p)
+    // Without branches. Means are finite (choose_means).
+    static float finite_half(uint16_t half)
     {
-        Floats x;
-        std::memcpy(&x, p, sizeof x);
-        return x;
+        const float magnitude = std::bit_cast<float>((half & 0x7FFFu) << 13) * 0x1p112f;
+        return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | (half & 0x8000u) << 16);
     }
 
     using ScoresKernel = void (*)(const ScoreJob &);
@@ -213,18 +202,18 @@ private:
     }
 
     // The same number for all tokens. Keys that are turned when they are read get theirs before (blocks_of_scores).
-    void add_means_of_keys(int row, int rows, float *out) const
+    void find_shifts(int row, int rows, float *shifts) const
     {
         const QueryRows &plain = forms_.in_basis(false, false, kernels_);
-        const PlainMeans means(tile_.k_means);
-        for (int r = 0; r < rows; r++) {
-            const float *q = plain.q + static_cast<size_t>(row + r) * plain.stride;
-            double sum = 0;
-            for (int i = 0; i < means.count; i++)
-                sum += static_cast<double>(q[means.channels[i]]) * static_cast<double>(means.values[i]);
-            kernels_.shift(out + static_cast<size_t>(r) * stride_, padded(static_cast<size_t>(tile_.tokens), kBlock),
-                           static_cast<float>(sum));
+        const Means &means = tile_.k_means;
+        double sums[kRowsOfBlocks];
+        std::fill_n(sums, rows, 0.0);
+        for (int i = 0; i < means.count; i++) {
+            const auto mean = static_cast<double>(finite_half(means.values[i]));
+            const float *q = plain.q + static_cast<size_t>(row) * plain.stride + means.channel(i);
+            for (int r = 0; r < rows; r++) sums[r] += static_cast<double>(q[static_cast<size_t>(r) * plain.stride]) * mean;
         }
+        for (int r = 0; r < rows; r++) shifts[r] = static_cast<float>(sums[r]);
     }
 
     void blocks_of_scores(int row, int rows, float *out)
