@@ -57,7 +57,7 @@ SKIP:
 {
 	my ($library, $include) = ($node->basedir . '/check_hook.so', `pg_config --includedir-server`);
 	chomp $include;
-	skip 'no C compiler or no headers', 8 if system("cc -w -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/check_hook.c' 2>/dev/null");
+	skip 'no C compiler or no headers', 10 if system("cc -w -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/check_hook.c' 2>/dev/null");
 	foreach my $call ([ attend => "kv.attend('chat', '{1}', 0, q)" ], [ fetch => "kv.fetch('chat', 1, 0)" ], [ length => "kv.length('chat', 1)" ], [ weights => "(SELECT sum(weight) FROM kv.weights('chat', 1, 0, q1))" ])
 	{
 		my ($name, $sql) = @$call;
@@ -67,6 +67,10 @@ SKIP:
 		my @wanted = $name eq 'length' ? ('chat') : qw(chat chat_sealed chat_tail);
 		is(join(' ', grep { !$seen{$_} } @wanted), '', "$name: the hook sees what is read");
 	}
+	$node->safe_psql('postgres', "CREATE TABLE points (id int, v vector(2)); INSERT INTO points VALUES (1, '[1,2]'), (2, '[3,4]')");
+	my ($status, $out, $err) = $node->psql('postgres', "LOAD '$library'; SELECT ctid, distance FROM knn_exact('points', 'v', ARRAY['[3,4]'::vector], 1, 'l2')");
+	is($out, '(0,2)|0', 'knn_exact: the same answer under a hook');
+	like($err, qr/NOTICE:  reads points$/m, 'knn_exact: the hook sees what is read');
 }
 
 done_testing();

@@ -167,6 +167,28 @@ inline Oid primary_key_index(Relation rel)
 #endif
 }
 
+// Raises unless the user may read the column, as the executor does before a query: extensions that look at what is read are asked,
+// too.
+inline void check_may_read(Relation rel, AttrNumber column)
+{
+    RangeTblEntry *entry = makeNode(RangeTblEntry);
+    entry->rtekind = RTE_RELATION;
+    entry->relid = RelationGetRelid(rel);
+    entry->relkind = rel->rd_rel->relkind;
+    entry->rellockmode = AccessShareLock;
+#if PG_VERSION_NUM >= 160000
+    List *permissions = NIL;
+    RTEPermissionInfo *wanted = addRTEPermissionInfo(&permissions, entry);
+    wanted->requiredPerms = ACL_SELECT;
+    wanted->selectedCols = bms_add_member(nullptr, column - FirstLowInvalidHeapAttributeNumber);
+    ExecCheckPermissions(list_make1(entry), permissions, true);
+#else
+    entry->requiredPerms = ACL_SELECT;
+    entry->selectedCols = bms_add_member(nullptr, column - FirstLowInvalidHeapAttributeNumber);
+    ExecCheckRTPerms(list_make1(entry), true);
+#endif
+}
+
 inline bool owns_relation(Oid relation, Oid user)
 {
 #if PG_VERSION_NUM >= 160000

@@ -32,12 +32,6 @@ Scalar scalar_of(Oid type, Oid vector_type, const char *column)
                     errmsg("column \"%s\" is of type %s, not vector or halfvec", column, format_type_be(type))));
 }
 
-bool may_read(Relation rel, AttrNumber column)
-{
-    return pg_class_aclcheck(RelationGetRelid(rel), GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
-           pg_attribute_aclcheck(RelationGetRelid(rel), column, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
-}
-
 bool one_plain_table(Relation rel, AttrNumber column)
 {
     const Form_pg_class form = rel->rd_rel;
@@ -84,7 +78,7 @@ Target find_target(Oid relation, const char *column, Oid vector_type)
     target.scalar = scalar_of(type, vector_type, column);
     if (rel->rd_rel->relkind == RELKIND_VIEW) look_at_view(rel, &target);
     if (one_plain_table(rel, target.column) && check_enable_rls(relation, InvalidOid, false) == RLS_NONE) {
-        if (!may_read(rel, target.column)) aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, RelationGetRelationName(rel));
+        compat::check_may_read(rel, target.column);
         target.direct = true;
     }
     relation_close(rel, NoLock);
