@@ -157,5 +157,5 @@ ALTER TABLE hm ALTER COLUMN v SET STORAGE extended;
 INSERT INTO hm SELECT i, array_fill(i * i * 0.1, ARRAY[3000])::real[]::vector FROM generate_series(61, 80) AS i;
 CREATE INDEX hm_idx ON hm USING hnsw (v vector_l2_ops);
 INSERT INTO hm SELECT i, array_fill(i * i * 0.1, ARRAY[3000])::real[]::vector FROM generate_series(81, 90) AS i;
-SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> array_fill(37, ARRAY[3000])::vector LIMIT 100'), pg_temp.problems('hm_idx');
+SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> array_fill(37.03::real, ARRAY[3000])::vector LIMIT 100'), pg_temp.problems('hm_idx');
 DROP TABLE hm;

@@ -86,11 +86,11 @@ public:
         return distance;
     }
     // What the operator says, bit for bit, but for cosine, where values were rounded when they were normalised, and 1 - dot has the
-    // errors of 1. (Sums have lanes and errors of both signs: they grow like a root.)
+    // errors of 1.
     float error(const uint8_t *, float, bool) override
     {
         if (query_.metric != Metric::cosine) return 0;
-        return sizeof(T) == 2 ? 0x1p-12f : 0x1p-23f * (8 + std::sqrt(static_cast<float>(query_.dim)));
+        return sizeof(T) == 2 ? 0x1p-12f : static_cast<float>(operator_rounding(query_.dim));
     }
 
 private:

@@ -1,6 +1,7 @@
 // What the codec families share: their factories (rows of kCodecs in codec.cpp) and a few helpers on values.
 #pragma once
 #include <cfloat>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -38,6 +39,10 @@ inline double inverse_norm(const VectorView &x)
     const double norm = norm_of(x);
     return norm > 0 ? 1 / norm : 0;
 }
+
+// What rounding may do to an operator that adds in single precision, as a share of what it adds. Sums have lanes, and errors of
+// both signs: they grow like a root.
+inline double operator_rounding(uint32_t dim) { return 0x1p-23 * (8 + std::sqrt(static_cast<double>(dim))); }
 
 // Throws Error(data_exception) unless x has this type and this number of dimensions.
 void check_value(const VectorView &x, Scalar scalar, uint32_t dim);

@@ -126,8 +126,8 @@ private:
 // The inner product, from the inner codec's cosine.
 class ProductScorer : public Scorer {
 public:
-    ProductScorer(std::unique_ptr<Scorer> inner, double offset, double length, double slack)
-        : inner_(std::move(inner)), offset_(offset), length_(length), slack_(slack)
+    ProductScorer(std::unique_ptr<Scorer> inner, double offset, double length, double slack, double rounding)
+        : inner_(std::move(inner)), offset_(offset), length_(length), slack_(slack), rounding_(rounding)
     {
     }
     void score(const uint8_t *const *codes, size_t n, float *distance) override
@@ -148,7 +148,7 @@ public:
         const double reach = length_ * norm;
         const double cosine_distance = reach > 0 ? 1 + (distance + offset_) / reach : 1;
         const double inner = inner_->error(code + sizeof(float), finite(cosine_distance), second);
-        return finite(reach * inner + slack_ * norm + kFloatSlack * (std::fabs(offset_) + std::fabs(double{distance})));
+        return finite(reach * inner + slack_ * norm + rounding_ + kFloatSlack * (std::fabs(offset_) + std::fabs(double{distance})));
     }
 
 private:
@@ -160,6 +160,7 @@ private:
     std::unique_ptr<Scorer> inner_;
     double offset_, length_;  // <q, mean>, |L'q|
     double slack_;            // error of a product with |y| = 1 beyond that of the inner codec
+    double rounding_;         // what the operator may lose of <q, mean>
 };
 
 // The distance that links.
@@ -307,9 +308,10 @@ std::unique_ptr<Scorer> DirectionCodec::query(const VectorView &q) const
     const double norm = norm_of(q), factor = norm > 0 ? 1 / norm : 0;
     std::vector<float> unit(dim_);
     copy_values(q, 1, unit.data());
-    double offset = 0;
+    double offset = 0, mean_square = 0;
     for (uint32_t i = 0; i < dim_; i++) {
         offset += unit[i] * mean(i);
+        mean_square += double{mean(i)} * mean(i);
         unit[i] = static_cast<float>(unit[i] * factor);
     }
     std::vector<double> w;
@@ -319,7 +321,8 @@ std::unique_ptr<Scorer> DirectionCodec::query(const VectorView &q) const
     // What sums of floats lose: |L| is scale * sqrt(dim).
     double slack = norm * scale_ * std::sqrt(static_cast<double>(dim_)) * 2 * kFloatSlack;
     if (inner_scalar_ == Scalar::f16) slack += norm * scale_ * length * kHalfSlack;
-    return std::make_unique<ProductScorer>(inner_->query(value.view()), offset, norm * scale_ * length, slack);
+    return std::make_unique<ProductScorer>(inner_->query(value.view()), offset, norm * scale_ * length, slack,
+                                           operator_rounding(dim_) * norm * std::sqrt(mean_square));
 }
 
 std::unique_ptr<Scorer> DirectionCodec::query_code(const uint8_t *code) const

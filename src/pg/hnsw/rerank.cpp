@@ -37,15 +37,13 @@ Datum HeapReader::indexed_value(bool *isnull)
     return values[0];
 }
 
-// The exact distance, unless the operator, which adds in single precision, has none: beyond the range it says infinity, and that
-// the cosine of vectors so long is no number, which comes last. Rows come in the operator's order there, too.
+// What the operator says, bit for bit, so that rows come in its order; what it calls no number comes last.
 static double settled_distance(Metric metric, const VectorView &query, const VectorView &x)
 {
-    if (query.scalar == Scalar::f32) {
-        const double d = nearest::Distance{metric, query.scalar, query.dim}.compared(query.data, x.data);
-        if (!std::isfinite(d)) return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
-    }
-    return exact_distance(metric, query, x);
+    const bool dense = query.scalar == Scalar::f32 || query.scalar == Scalar::f16;
+    if (!dense) return exact_distance(metric, query, x);
+    const double d = nearest::Distance{metric, query.scalar, query.dim}.compared(query.data, x.data);
+    return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
 }
 
 std::optional<double> HeapReader::distance(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape,
