@@ -1,0 +1,140 @@
+// A scan's searches: the first, and those that go on from what fell out of the pool. What they find waits for scan_settle.cpp.
+
+#include <algorithm>
+
+#include "pg/hnsw/scan.h"
+
+namespace vkv::hnsw {
+
+// Codes misplace candidates around the edge of the pool; an eighth more of them makes up for it. (Not where a scan must end
+// after ef_search.)
+size_t Scan::width() const
+{
+    const auto ef = static_cast<size_t>(settings.ef_search);
+    return index_.codec().exact() || !goes_on() ? ef : ef + ef / 8;
+}
+// Batch by batch a scan gets wider: one that is still read will be read on, and a wide search misses less than narrow ones.
+size_t Scan::grown_width() const
+{
+    const auto most = static_cast<size_t>(settings.max_scan_tuples);
+    const size_t left = most - std::min<size_t>(search_.stats.scored, most);
+    return std::clamp(width() << std::min(batches_, 6), width(), std::max(width(), left / 8));
+}
+
+void Scan::first_batch(IndexScanDesc scan)
+{
+    state_ = State::searching;
+    pg_call([&] { pgstat_count_index_scan(scan->indexRelation); });
+    PageView view(index_, scorer_.get());
+    search_.keep_dropped = goes_on();
+    for (Entry entry = index_.entry();;) {
+        if (entry.node == kNoNode) {
+            state_ = State::done;
+            return;
+        }
+        // From the entry too: every node can be reached from it on level 0, but not from every node that a descent leads to.
+        const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
+        graph::enter(view, search_, from, 2, width());
+        graph::search_layer(view, search_, 0, poll_interrupts);
+        if (entry.level > 0 && graph::looks_astray(search_.pool)) search_widely(view, entry, from[0]);
+        // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
+        const Entry after = index_.entry();
+        if (after.free_epoch == entry.free_epoch) break;
+        entry = after;
+    }
+    take_batch(view);
+}
+
+// All rows found are equally far, as from a group that is not the query's: once more, from all groups that a wide descent
+// meets.
+void Scan::search_widely(PageView &view, const Entry &entry, uint32_t descended)
+{
+    std::vector<uint32_t> from;
+    graph::descend_widely(view, search_, entry.node, entry.level, 0, from, poll_interrupts);
+    from.insert(from.end(), {descended, entry.node});
+    graph::enter(view, search_, from.data(), from.size(), width());
+    graph::search_layer(view, search_, 0, poll_interrupts);
+}
+
+bool Scan::next_batch()
+{
+    if (state_ == State::done || !goes_on() || search_.dropped.empty()) return false;
+    auto &dropped = search_.dropped;
+    if (state_ == State::searching) {
+        const size_t memory = dropped.capacity() * sizeof(graph::Candidate) + search_.visited.bytes();
+        const double limit = static_cast<double>(work_mem) * 1024 * settings.scan_mem_multiplier;
+        if (search_.stats.scored >= static_cast<uint64_t>(settings.max_scan_tuples) || static_cast<double>(memory) > limit) {
+            state_ = State::draining;  // what has been met is still returned
+            std::make_heap(dropped.begin(), dropped.end(), std::greater<>{});
+        }
+    }
+    PageView view(index_, scorer_.get());
+    if (state_ == State::draining) {
+        for (int i = 0; i < settings.ef_search && !dropped.empty(); ++i) {
+            poll_interrupts();
+            std::pop_heap(dropped.begin(), dropped.end(), std::greater<>{});
+            push_pending(view, dropped.back());
+            dropped.pop_back();
+        }
+        look_ahead(view);
+        return true;
+    }
+    resume(view, settled_.empty() ? grown_width() : std::min(grown_width(), overlapping()));
+    return true;
+}
+
+// How many of what fell out of the pool may be nearer than the tuple that waits. A few at the pool's edge are no reason for a
+// whole batch; but no scan makes many small batches.
+size_t Scan::overlapping() const
+{
+    const double end = settled_.front().distance + (ahead_end_ - ahead_) / 2 + turned_back_;
+    const auto count = static_cast<size_t>(
+        std::count_if(search_.dropped.begin(), search_.dropped.end(), [&](const auto &c) { return c.distance <= end; }));
+    return std::max(count, size_t{1} << std::min(batches_, 20));
+}
+
+// Searches on from the nearest of what fell out of the pool.
+void Scan::resume(PageView &view, size_t most)
+{
+    auto &dropped = search_.dropped;
+    const size_t take = std::min(most, dropped.size());
+    std::nth_element(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take - 1), dropped.end());
+    std::vector<graph::Candidate> from(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
+    dropped.erase(dropped.begin(), dropped.begin() + static_cast<std::ptrdiff_t>(take));
+    std::sort(from.begin(), from.end());  // what is put into the pool last goes to its end
+    search_.pool.reset(most);
+    for (const graph::Candidate &c : from) search_.pool.insert(c, true, [](const auto &) {});
+    const double frontier = search_.pool.entries().front().distance;
+    graph::search_layer(view, search_, 0, poll_interrupts);
+    // (A few candidates at the pool's edge say nothing of that.)
+    if (most >= width()) turned_back_ = std::max(turned_back_, frontier - search_.pool.entries().front().distance);
+    take_batch(view);
+}
+
+void Scan::take_batch(PageView &view)
+{
+    for (const auto &e : search_.pool.entries()) {
+        poll_interrupts();
+        if (e.counts) push_pending(view, {e.distance, e.id});
+    }
+    look_ahead(view);
+}
+
+// Where the next batch begins: the nearest candidate left, less and more the error of its code.
+void Scan::look_ahead(PageView &view)
+{
+    ++batches_;
+    ahead_ = ahead_end_ = std::numeric_limits<float>::infinity();
+    if (state_ == State::draining) turned_back_ = 0;  // what is left leads nowhere any more
+    const auto &dropped = search_.dropped;
+    if (dropped.empty() || !goes_on()) return;
+    graph::Candidate nearest = dropped.front();
+    if (state_ != State::draining)
+        for (const graph::Candidate &c : dropped)
+            if (c.distance < nearest.distance) nearest = c;
+    const float error = error_of(view, nearest);
+    ahead_ = nearest.distance - error;
+    ahead_end_ = nearest.distance + error;
+}
+
+}  // namespace vkv::hnsw
