@@ -92,6 +92,44 @@ foreach my $round (1 .. 12)
 cmp_ok($found, '>=', 8, "damage was found in $found of 12 pages");
 states_with(substr($sound, 0, int($blocks / 2) * $page), 'a file cut in half');
 
+# Payloads that lead back to themselves. What reads one comes to an end, and says so: a search, a check, and a vacuum that looks
+# whether another item is of that payload.
+sub first_items
+{
+	my ($bytes) = @_;
+	foreach my $block (1 .. length($bytes) / $page - 1)
+	{
+		next unless ord(substr $bytes, $block * $page + $page - 4, 1) == 6;    # the kind payload
+		my @at = map { $block * $page + ($_ & 0x7fff) } unpack 'V2', substr $bytes, $block * $page + 24, 8;
+		return ($block, @at);
+	}
+	die 'no page of payload';
+}
+$node->safe_psql('postgres', 'REINDEX INDEX items_idx');
+load_sample($node, 'others', 'sparsevec', rows => 300);
+load_queries($node, 'other_queries', 'sparsevec', rows => 5);
+foreach my $case ([ others => 'other_queries', 'sparsevec_cosine_ops', 'none' ], [ items => 'queries', 'vector_cosine_ops', 'lvq4x8' ])
+{
+	my ($table, $queries, $opclass, $codec) = @$case;
+	$node->safe_psql('postgres', "DROP INDEX items_idx") if $table eq 'items';
+	$node->safe_psql('postgres', "CREATE INDEX ${table}_idx ON $table USING hnsw (embedding $opclass) WITH (codec = $codec); CHECKPOINT");
+	my $path = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('${table}_idx')");
+	my $bytes = slurp_file($path);
+	my ($block, $first, $second) = first_items($bytes);
+	substr($bytes, $first, 6) = pack 'vvv', $block >> 16, $block & 0xffff, 1;    # the next piece: itself
+	substr($bytes, $second + 8, 4) = substr $bytes, $first + 8, 4;               # another item, of the same node
+	$node->stop;
+	open my $handle, '>:raw', $path or die "$path: $!";
+	print $handle $bytes;
+	close $handle;
+	$node->start;
+	my $limit = "SET statement_timeout = '60s';";
+	is(sqlstate_of($node, "$limit SET enable_seqscan = off; SELECT count(*) FROM (" . knn($table, $queries, 'cosine') . ') x'), '', "$codec: a search goes past a payload without end");
+	like($node->safe_psql('postgres', "$limit SELECT problem FROM hnsw_check('${table}_idx')"), qr/payload is missing or not whole/, "$codec: the check names it");
+	$node->safe_psql('postgres', "DELETE FROM $table WHERE id = 7");
+	like(sqlstate_of($node, "$limit VACUUM (INDEX_CLEANUP ON) $table"), qr/^XX002: .*payload that has no end/, "$codec: vacuum says that it has no end");
+}
+
 # REINDEX heals all of it.
 $node->safe_psql('postgres', 'REINDEX INDEX items_idx');
 ok_sound($node, 'items_idx', 'sound after REINDEX');

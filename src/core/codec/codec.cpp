@@ -25,7 +25,7 @@ bool lvq_supports(Scalar scalar, Metric metric)
 class NoTrainer : public Trainer {
 public:
     void add(const VectorView &) override {}
-    std::vector<uint8_t> finish() override { return {}; }
+    std::vector<uint8_t> finish(const std::function<void()> &) override { return {}; }
 };
 
 std::unique_ptr<Trainer> make_no_trainer(const CodecArgs &) { return std::make_unique<NoTrainer>(); }

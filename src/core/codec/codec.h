@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -59,7 +60,12 @@ class Trainer {
 public:
     virtual ~Trainer() = default;
     virtual void add(const VectorView &x) = 0;
-    virtual std::vector<uint8_t> finish() = 0;  // model bytes; valid also with no sample ("untrained": mean 0)
+    // Model bytes; valid also with no sample ("untrained": mean 0). poll() is called again and again and may throw.
+    virtual std::vector<uint8_t> finish(const std::function<void()> &poll) = 0;
+    std::vector<uint8_t> finish()
+    {
+        return finish([] {});
+    }
 };
 
 std::string_view codec_name(CodecId id);

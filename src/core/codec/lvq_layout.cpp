@@ -101,7 +101,7 @@ public:
         sample_.add(values_.data());
     }
 
-    std::vector<uint8_t> finish() override
+    std::vector<uint8_t> finish(const std::function<void()> &poll) override
     {
         std::vector<float> mean(args_.dim, 0.0f);
         double square = 0;
@@ -110,7 +110,7 @@ public:
             square += static_cast<double>(mean[i]) * mean[i];
         }
         if (std::sqrt(square) > kMeanNormLimit * median_norm()) std::fill(mean.begin(), mean.end(), 0.0f);
-        const std::vector<float> groups = group_means(sample_, args_.dim, mean);
+        const std::vector<float> groups = group_means(sample_, args_.dim, mean, poll);
         mean.insert(mean.end(), groups.begin(), groups.end());
         const ModelHeader header{kModelMagic, kModelVersion, static_cast<uint16_t>(groups.size() / args_.dim), args_.dim,
                                  static_cast<uint32_t>(std::min<size_t>(norms_.size(), UINT32_MAX))};

@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kSampleBytes = size_t{16} << 20;
 constexpr size_t kFewestRows = 256;
+constexpr size_t kPollEvery = 512;  // rows
 constexpr int kRounds = 4;
 constexpr int kVainProbes = 32;    // rows without a group, one after the other, after which no more are asked
 constexpr size_t kMembers = 4;     // of a group, in the sample: different ones
@@ -38,8 +39,9 @@ double square_to(const float *a, const float *b, uint32_t dim)
 
 class GroupSearch {
 public:
-    GroupSearch(const Sample &sample, uint32_t dim, std::span<const float> mean)
-        : rows_(sample.rows().data()),
+    GroupSearch(const Sample &sample, uint32_t dim, std::span<const float> mean, const std::function<void()> &poll)
+        : poll_(poll),
+          rows_(sample.rows().data()),
           n_(sample.rows().size() / dim),
           dim_(dim),
           fewest_(std::max(static_cast<double>(kMembers), kGroupRows / sample.weight())),
@@ -97,18 +99,25 @@ private:
         members_.clear();
         std::vector<float> distances;
         for (size_t i = 0; i < n_; i++) {
+            if (i % kPollEvery == 0) poll_();
             distance_[i] = simd::kernels().l2_f32(x, row(i), dim_);
             if (!(distance_[i] <= reach)) continue;
             members_.push_back(static_cast<uint32_t>(i));
             distances.push_back(distance_[i]);
         }
         std::vector<double> sum(dim_);
-        for (const uint32_t i : members_)
-            for (uint32_t k = 0; k < dim_; k++) sum[k] += row(i)[k];
+        for (size_t m = 0; m < members_.size(); m++) {
+            if (m % kPollEvery == 0) poll_();
+            for (uint32_t k = 0; k < dim_; k++) sum[k] += row(members_[m])[k];
+        }
         centre->resize(dim_);
         for (uint32_t k = 0; k < dim_ && !members_.empty(); k++)
             (*centre)[k] = static_cast<float>(sum[k] / static_cast<double>(members_.size()));
-        std::sort(distances.begin(), distances.end());
+        size_t compared = 0;
+        std::sort(distances.begin(), distances.end(), [&](float a, float b) {
+            if (++compared % kPollEvery == 0) poll_();
+            return a < b;
+        });
         return static_cast<size_t>(std::unique(distances.begin(), distances.end()) - distances.begin());
     }
 
@@ -128,6 +137,7 @@ private:
         return true;
     }
 
+    const std::function<void()> &poll_;
     const float *rows_;
     size_t n_;
     uint32_t dim_;
@@ -152,9 +162,9 @@ void Sample::add(const float *row)
     if (at < kept_) std::copy(row, row + dim_, &rows_[at * dim_]);
 }
 
-std::vector<float> group_means(const Sample &sample, uint32_t dim, std::span<const float> mean)
+std::vector<float> group_means(const Sample &sample, uint32_t dim, std::span<const float> mean, const std::function<void()> &poll)
 {
-    return GroupSearch(sample, dim, mean).find();
+    return GroupSearch(sample, dim, mean, poll).find();
 }
 
 uint32_t nearest_mean(const float *means, uint32_t count, const float *x, uint32_t dim)

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -28,7 +29,7 @@ private:
 };
 
 // Means of groups found in the sample, f32[dim] each, at most kMaxMeans - 1; none in most data. `mean` is that of all.
-std::vector<float> group_means(const Sample &sample, uint32_t dim, std::span<const float> mean);
+std::vector<float> group_means(const Sample &sample, uint32_t dim, std::span<const float> mean, const std::function<void()> &poll);
 
 // Which of these means, f32[dim] each, x is coded around: the nearest of a group, if it is much nearer than the first, which is
 // that of all. The same on every instruction set.

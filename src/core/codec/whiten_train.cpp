@@ -182,7 +182,7 @@ std::vector<uint8_t> DirectionTrainer::finish(CodecId id)
             if (at / dim_ % 16 == 0) poll_();
         }
     }
-    const std::vector<uint8_t> inner = trainer->finish();
+    const std::vector<uint8_t> inner = trainer->finish(poll_);
     model.insert(model.end(), inner.begin(), inner.end());
     return model;
 }

@@ -18,6 +18,8 @@ namespace vkv::graph {
 
 namespace {
 
+constexpr uint32_t kPollEvery = 1024;
+
 constexpr size_t align_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 uint64_t split_mix(uint64_t &state)
@@ -113,7 +115,10 @@ void MemoryGraph::remember(uint64_t hash, uint32_t id)
 {
     if ((static_cast<size_t>(id) + 1) * 2 > by_hash_.size()) {
         by_hash_.assign(by_hash_.size() * 2, kNoNode);
-        for (uint32_t other = 0; other < id; ++other) remember(node(other)->hash, other);
+        for (uint32_t other = 0; other < id; ++other) {
+            if (params_.poll && other % kPollEvery == 0) params_.poll();
+            remember(node(other)->hash, other);
+        }
     }
     const size_t mask = by_hash_.size() - 1;
     size_t i = hash & mask;

@@ -38,6 +38,7 @@ struct BuildParams {
     uint64_t seed = 0;
     size_t payload_bytes =
         0;  // kept for the caller beside each node: the code that is written, if it is not the one the graph is built on
+    std::function<void()> poll{};  // called again and again where add() takes long; may throw
 };
 
 class MemoryGraph {

@@ -153,7 +153,7 @@ private:
     {
         if (direction_trainer_ && direction_trainer_->wanted()) linking_ = Linking::direction;
         const auto model_of = [this](CodecId id, Trainer &trainer) {
-            return linking_ == Linking::direction ? direction_trainer_->finish(id) : trainer.finish();
+            return linking_ == Linking::direction ? direction_trainer_->finish(id) : trainer.finish([] { poll_interrupts(); });
         };
         model_ = model_of(codec_id_, *trainer_);
         codec_ = open_codec(column_, codec_id_, linking_, model_);
@@ -200,6 +200,7 @@ private:
         params.m = m_;
         params.ef_construction = ef_construction_;
         params.seed = hash_seed_;
+        params.poll = [] { poll_interrupts(); };
         params.payload_bytes = graph_codec_ ? codec_->code_size() + codec_->second_size() : 0;
         arena_.emplace(static_cast<size_t>(maintenance_work_mem) * 1024, [this](size_t bytes) { return spill_.allocate(bytes); });
         graph_.emplace(on, params, *arena_);

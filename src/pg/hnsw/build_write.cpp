@@ -48,7 +48,10 @@ public:
     {
         order_ = graph_.order([] { poll_interrupts(); });
         position_.resize(order_.size());
-        for (uint32_t i = 0; i < order_.size(); ++i) position_[order_[i]] = i;
+        for (uint32_t i = 0; i < order_.size(); ++i) {
+            poll_interrupts();
+            position_[order_[i]] = i;
+        }
         sort_tids();
         plan();
         MetaPage meta = make_meta(s_);
@@ -121,9 +124,11 @@ private:
         Packer payload(tids_end_);
         payload_at_.clear();
         if (s_.has_payload())
-            for (uint32_t node : order_)
+            for (uint32_t node : order_) {
+                poll_interrupts();
                 for (size_t n : pieces(payload_of(node), kMaxPayloadPerItem))
                     payload_at_.push_back(payload.next(sizeof(PayloadHeader) + n));
+            }
         payload_end_ = payload.end();
     }
 
@@ -292,7 +297,10 @@ private:
     void write_hash(MetaPage *meta)
     {
         std::vector<BucketEntry> entries(order_.size());
-        for (uint32_t i = 0; i < order_.size(); ++i) entries[i] = {static_cast<uint32_t>(graph_.hash(order_[i])), s_.per_page + i};
+        for (uint32_t i = 0; i < order_.size(); ++i) {
+            poll_interrupts();
+            entries[i] = {static_cast<uint32_t>(graph_.hash(order_[i])), s_.per_page + i};
+        }
         if (!entries.empty()) hash_build(std::move(entries), written_, meta, [this](const char *page) { append(page); });
     }
 
@@ -339,6 +347,7 @@ private:
         constexpr uint32_t kProbes = 16, kNarrow = 40, kWide = 160;
         double narrow = 0, wide = 0;
         for (uint32_t i = 0; i < kProbes; ++i) {
+            poll_interrupts();
             const auto node = static_cast<uint32_t>(static_cast<uint64_t>(graph_.size()) * i / kProbes);
             narrow += static_cast<double>(graph_.probe(node, kNarrow)) / kProbes;
             wide += static_cast<double>(graph_.probe(node, kWide)) / kProbes;

@@ -87,7 +87,7 @@ void Checker::check_node(const NodeHeader *n, BlockNumber block, int slot)
     if (!shape_.has_payload() || (n->flags & (kNodeDead | kNodePending))) return;
     const uint32_t id = shape_.node_at(block, static_cast<uint32_t>(slot));
     std::vector<uint8_t> payload;
-    const bool read = is_item(n->payload) && read_payload(index_.rel(), {id, n}, SIZE_MAX, &payload);
+    const bool read = is_item(n->payload) && read_payload(index_.rel(), {id, n}, shape_.most_payload() + 1, &payload);
     size_t first = 0;
     const bool whole =
         read && (!shape_.apart || code_is_whole(shape_, payload, &first)) && payload.size() == first + shape_.second_bytes;
@@ -293,7 +293,10 @@ void Checker::check_free_lists()
 // Heap tuples: each once, and each with a line pointer in the table. (A dead one is fine: vacuum has not come yet.)
 void Checker::check_heap_tids()
 {
-    std::sort(tids_.begin(), tids_.end());
+    std::sort(tids_.begin(), tids_.end(), [](const auto &a, const auto &b) {
+        poll_interrupts();
+        return a < b;
+    });
     for (size_t i = 1; i < tids_.size(); ++i)
         if (tids_[i].first == tids_[i - 1].first) report_node(tids_[i].second, "a heap tuple that another node has too");
     if (heap_->rd_tableam != GetHeapamTableAmRoutine()) return;
@@ -359,9 +362,11 @@ void Checker::check_heap_all()
         table_index_build_scan(heap_, index_.rel(), info, true, false, entry<heap_row>, &state, scan);
         UnregisterSnapshot(snapshot);
     });
-    for (uint64_t tid : missing)
+    for (uint64_t tid : missing) {
+        poll_interrupts();
         report_(InvalidBlockNumber, -1,
                 "row (" + std::to_string(tid >> 16) + "," + std::to_string(tid & 0xFFFF) + ") of the table is not in the index");
+    }
 }
 
 namespace {

@@ -190,6 +190,11 @@ struct Shape {
     uint32_t node_at(BlockNumber block, uint32_t slot) const { return block * per_page + slot; }
     size_t upper_size(int level) const { return sizeof(UpperHeader) + static_cast<size_t>(level) * (1 + m) * sizeof(uint32_t); }
     bool has_payload() const { return apart || second_bytes > 0; }
+    size_t most_payload() const
+    {
+        const size_t varying = sizeof(uint32_t) + size_t{kMaxSparseNnz} * (sizeof(int32_t) + sizeof(float));
+        return (!apart ? 0 : code_bytes > 0 ? code_bytes : varying) + second_bytes;
+    }
 };
 
 inline NodeHeader *node_in(char *page, const Shape &s, uint32_t node)

@@ -15,12 +15,6 @@ namespace {
 constexpr size_t kPrefetchBytes = 512;  // the processor fetches the rest of a longer code by itself
 constexpr float kUnreadable = std::numeric_limits<float>::infinity();
 
-// A page of items, or null if the block is not one (any more than a hint says).
-bool usable(const ReadPage &page, PageKind kind)
-{
-    return !page.blank() && page.opaque()->page_id == kPageId && page.opaque()->kind == static_cast<uint8_t>(kind);
-}
-
 }  // namespace
 
 bool read_payload(Relation rel, const PayloadOf &of, size_t max, std::vector<uint8_t> *out)
@@ -29,13 +23,14 @@ bool read_payload(Relation rel, const PayloadOf &of, size_t max, std::vector<uin
     for (ItemPointerData at = of.first; is_item(at) && out->size() < max;) {
         if (!block_exists(rel, ItemPointerGetBlockNumber(&at))) return false;
         ReadPage page(rel, ItemPointerGetBlockNumber(&at));
-        if (!usable(page, PageKind::payload)) return false;
+        if (!page_is(page, PageKind::payload)) return false;
         size_t bytes;
         const char *item = find_item(page.page(), at, sizeof(PayloadHeader), &bytes);
         if (!item) return false;
         PayloadHeader header;
         std::memcpy(&header, item, sizeof(header));
-        if (sizeof(header) + header.bytes > bytes || header.node != of.node || header.hash != static_cast<uint32_t>(of.hash))
+        if (header.bytes == 0 || sizeof(header) + header.bytes > bytes || header.node != of.node ||
+            header.hash != static_cast<uint32_t>(of.hash))
             return false;
         const size_t take = std::min<size_t>(header.bytes, max - out->size());
         out->insert(out->end(), item + sizeof(header), item + sizeof(header) + take);
@@ -48,7 +43,7 @@ bool read_upper(const Index &index, const ItemPointerData &at, uint32_t node, in
 {
     if (!is_item(at) || !block_exists(index.rel(), ItemPointerGetBlockNumber(&at))) return false;
     ReadPage page(index.rel(), ItemPointerGetBlockNumber(&at));
-    if (!usable(page, PageKind::upper)) return false;
+    if (!page_is(page, PageKind::upper)) return false;
     size_t bytes;
     const auto *upper = reinterpret_cast<const UpperHeader *>(find_item(page.page(), at, sizeof(UpperHeader), &bytes));
     const Shape &s = index.shape();
@@ -104,7 +99,7 @@ uint32_t PageView::neighbors(uint32_t id, int level, uint32_t *out)
 const uint8_t *PageView::code_at(uint32_t id, const NodeHeader *node)
 {
     const Shape &s = index_.shape();
-    const size_t max = s.code_bytes ? s.code_bytes : std::numeric_limits<size_t>::max();
+    const size_t max = s.code_bytes ? s.code_bytes : s.most_payload() + 1;
     size_t bytes;
     if (!is_item(node->payload) || !read_payload(index_.rel(), {id, node}, max, &apart_) || !code_is_whole(s, apart_, &bytes))
         return nullptr;

@@ -100,6 +100,7 @@ void erase_item(Relation rel, PageKind kind, const ItemPointerData &at);
 void delete_item(char *page, OffsetNumber offset);
 // For items that may have gone since their address was read: null unless there is one of that size.
 const char *find_item(const char *page, const ItemPointerData &at, size_t min_bytes, size_t *bytes);
+// Is it of this kind, whatever it was when its number was read?
 inline bool page_is(const ReadPage &page, PageKind kind)
 {
     return !page.blank() && page.opaque()->page_id == kPageId && page.opaque()->kind == static_cast<uint8_t>(kind);

@@ -41,19 +41,26 @@ void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
     reach_all();
     repair_nodes();
     reach_all();
-    for (uint32_t node : stale_) strip_dead(node, 0);
-    for (uint32_t node : unfinished_) finish(node);
+    for (uint32_t node : stale_) {
+        pg_call([] { compat::vacuum_delay(); });
+        strip_dead(node, 0);
+    }
+    for (uint32_t node : unfinished_) {
+        pg_call([] { compat::vacuum_delay(); });
+        finish(node);
+    }
     announce_free();
     barrier();
     free_nodes();
     retire_entry();
 }
 
-// Pages that are read in place cost what a page found in shared buffers costs.
-void Vacuum::pace()
+// Pages that are read in place cost what a page found in shared buffers costs. False, for searches: go on.
+bool Vacuum::pace()
 {
     if (VacuumCostActive) VacuumCostBalance += VacuumCostPageHit;
     if (InterruptPending || VacuumCostBalance >= kPaceAt) pg_call([] { compat::vacuum_delay(); });
+    return false;
 }
 
 void Vacuum::set_dead(uint32_t node)
@@ -146,7 +153,7 @@ bool Vacuum::sweep_chain(uint32_t node, TidReader *chain, IndexBulkDeleteCallbac
     ItemPointerData at, previous = no_item();
     while (tids.clear(), chain->read(index_, &tids, &at)) {
         pg_call([] { compat::vacuum_delay(); });
-        chained_.insert(pack_tid(at));
+        if (TidsItems *items = tids_items_of(at)) items->chained.set(ItemPointerGetOffsetNumber(&at));
         const std::vector<uint64_t> gone = judge(tids, callback, state);
         if (gone.empty() && !tids.empty()) {
             previous = at;

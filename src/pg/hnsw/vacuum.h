@@ -14,6 +14,7 @@
 // marked. Every loop calls pace() for each page or list that it reads: interrupts, and the delay that vacuum's costs ask for.
 #pragma once
 
+#include <bitset>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -22,6 +23,8 @@
 #include "pg/hnsw/node_tids.h"
 
 namespace vkv::hnsw {
+
+constexpr size_t kMaxTidsItems = kItemRoom / (MAXALIGN(sizeof(TidsHeader) + 1) + sizeof(ItemIdData)) + 2;  // numbers begin at 1
 
 class Vacuum {
 public:
@@ -34,6 +37,11 @@ private:
         int level;
         uint32_t from;
         auto operator<=>(const NewLink &) const = default;
+    };
+
+    // The items of a page of tids, by number.
+    struct TidsItems {
+        std::bitset<kMaxTidsItems> there, chained;  // on the page; led to by the chains that the sweep followed
     };
 
     struct SeenItem {
@@ -59,6 +67,10 @@ private:
     void note_leaks(const ReadPage &page, BlockNumber block);
     void note_items(const ReadPage &page, BlockNumber block, PageKind kind);
     bool has_room(const ReadPage &page, PageKind kind) const;
+    TidsItems *tids_items_of(const ItemPointerData &at);
+    void note_loose(PageKind kind, const ItemPointerData &at);
+    size_t memory_for_notes() const { return static_cast<size_t>(maintenance_work_mem) * 1024 / 4; }
+    void find_loose_tids();
     void check_items();
     void find_leaks();
     void free_items();
@@ -74,6 +86,7 @@ private:
     std::vector<uint32_t> repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list);
     bool wants_search(int level, double lost);
     const std::vector<uint32_t> &stand_ins_of(uint32_t node, int level);
+    void forget_stand_ins();
     void keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
     void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
     void candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out);
@@ -90,7 +103,7 @@ private:
     bool dead(uint32_t node) const { return node < dead_.size() && dead_[node]; }
     void set_dead(uint32_t node);
     bool has_dead(const uint32_t *list, uint32_t n) const;
-    void pace();
+    bool pace();
 
     Index index_;
     const Shape &shape_;
@@ -111,7 +124,8 @@ private:
     std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
     std::vector<SeenItem> seen_items_;
     std::vector<std::pair<PageKind, ItemPointerData>> loose_items_;
-    std::unordered_set<uint64_t> chained_;  // items of tids that the sweep's chains led to
+    std::unordered_map<BlockNumber, TidsItems> tids_items_;
+    BlockNumber tids_share_ = 1, tids_turn_ = 0;  // of the pages of tids, those whose number leaves the rest tids_turn_
     std::vector<std::pair<PageKind, BlockNumber>> roomy_pages_, hash_pages_;
     std::vector<BlockNumber> blank_pages_;
     std::vector<uint32_t> stale_;  // live nodes that a flood saw links to the dead in

@@ -84,11 +84,36 @@ void Vacuum::note_items(const ReadPage &page, BlockNumber block, PageKind kind)
         size_t bytes;
         const char *item = find_item(page.page(), at, kind == PageKind::upper ? sizeof(UpperHeader) : sizeof(TidsHeader), &bytes);
         if (!item) continue;
-        if (kind == PageKind::tids)
-            loose_items_.emplace_back(kind, at);  // unless a chain leads to it
-        else
+        if (kind == PageKind::tids) {
+            if (TidsItems *items = tids_items_of(at)) items->there.set(o);
+        } else {
             seen_items_.push_back({kind, at, owner_of(kind, item)});
+        }
     }
+}
+
+// Where it is noted that there is such an item, or that a chain leads to it. Null: not in this vacuum. Of an index whose pages of
+// tids are so many that the notes take too much memory, one in so many pages is looked at, and other ones by the next vacuum.
+Vacuum::TidsItems *Vacuum::tids_items_of(const ItemPointerData &at)
+{
+    constexpr size_t kEach = sizeof(TidsItems) + 32;  // of memory, about
+    const BlockNumber block = ItemPointerGetBlockNumberNoCheck(&at);
+    if (ItemPointerGetOffsetNumberNoCheck(&at) >= kMaxTidsItems || block % tids_share_ != tids_turn_) return nullptr;
+    TidsItems *items = &tids_items_[block];
+    if (tids_items_.size() * kEach <= memory_for_notes()) return items;
+    tids_turn_ += tids_share_ * static_cast<BlockNumber>(pg_prng_uint32(&pg_global_prng_state) & 1);
+    tids_share_ *= 2;
+    std::erase_if(tids_items_, [this](const auto &noted) {
+        poll_interrupts();
+        return noted.first % tids_share_ != tids_turn_;
+    });
+    return block % tids_share_ == tids_turn_ ? &tids_items_[block] : nullptr;
+}
+
+// What there is no room for, the next vacuum finds.
+void Vacuum::note_loose(PageKind kind, const ItemPointerData &at)
+{
+    if (loose_items_.size() * sizeof(loose_items_[0]) < memory_for_notes()) loose_items_.emplace_back(kind, at);
 }
 
 // The items of the page that the sweep has just read, mostly by a glance at their nodes.
@@ -102,7 +127,7 @@ void Vacuum::check_items()
                 ItemPointerData at = seen.kind == PageKind::upper ? n->upper : n->payload;
                 same = is_item(at) && pack_tid(at) == pack_tid(seen.at);
             });
-        if (!same && !belongs(seen.kind, seen.at)) loose_items_.emplace_back(seen.kind, seen.at);
+        if (!same && !belongs(seen.kind, seen.at)) note_loose(seen.kind, seen.at);
     }
     seen_items_.clear();
 }
@@ -134,7 +159,10 @@ bool Vacuum::belongs(PageKind kind, const ItemPointerData &at)
     if (kind == PageKind::upper) return same(header.upper);
     if (kind == PageKind::tids) return in_chain(index_, node, at);
     if (same(header.payload)) return true;
+    size_t pieces = 0;
     for (ItemPointerData piece = header.payload; is_item(piece);) {
+        if (++pieces > shape_.most_payload() / kMaxPayloadPerItem + 1)
+            corrupted(index_.rel(), shape_.block_of(node), "a payload that has no end");
         ReadPage page(index_.rel(), ItemPointerGetBlockNumber(&piece));
         size_t bytes;
         const char *item =
@@ -158,19 +186,36 @@ void Vacuum::find_leaks()
     roomy_pages_.clear();
 }
 
+// Items that the sweep met on a page, but in no chain: what insertions have added since is in one by now.
+void Vacuum::find_loose_tids()
+{
+    while (!tids_items_.empty()) {
+        poll_interrupts();
+        const auto noted = tids_items_.begin();
+        const std::bitset<kMaxTidsItems> loose = noted->second.there & ~noted->second.chained;
+        for (OffsetNumber o = FirstOffsetNumber; loose.any() && o < kMaxTidsItems; ++o) {
+            if (!loose[o]) continue;
+            ItemPointerData at;
+            ItemPointerSet(&at, noted->first, o);
+            pace();
+            if (!belongs(PageKind::tids, at)) note_loose(PageKind::tids, at);
+        }
+        tids_items_.erase(noted);
+    }
+}
+
+// A chain of tids may be long, and is read for each of its items: those are freed one at a time, so that no insertion waits for
+// more.
 void Vacuum::free_items()
 {
-    std::erase_if(loose_items_, [this](const auto &item) {
-        poll_interrupts();
-        return item.first == PageKind::tids && (chained_.count(pack_tid(item.second)) || belongs(item.first, item.second));
-    });
-    chained_.clear();
-    for (size_t from = 0; from < loose_items_.size(); from += kAtOnce) {
+    find_loose_tids();
+    for (size_t i = 0; i < loose_items_.size();) {
         pg_call([] { compat::vacuum_delay(); });
         PageLock lock(index_.rel(), kUpdateLock, ExclusiveLock);
-        for (size_t i = from; i < std::min(from + kAtOnce, loose_items_.size()); ++i) {
-            const auto &[kind, at] = loose_items_[i];
+        for (size_t end = std::min(i + kAtOnce, loose_items_.size()); i < end;) {
+            const auto &[kind, at] = loose_items_[i++];
             if (!belongs(kind, at)) erase_item(index_.rel(), kind, at);
+            if (kind == PageKind::tids) break;
         }
     }
     loose_items_.clear();

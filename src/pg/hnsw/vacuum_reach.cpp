@@ -38,6 +38,7 @@ void Vacuum::reach_all()
         for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
             const uint32_t id = shape_.node_at(block, slot);
             if (reached[id] || dead(id)) continue;
+            pace();
             bool lost = false;
             const bool used = view_.peek(id, [&](const NodeHeader *n, const uint8_t *) {
                 lost = node_answers(n) && (!node_pending(n) || unfinished_.count(id));
@@ -70,7 +71,7 @@ void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reac
 void Vacuum::find_unfinished()
 {
     for (uint32_t id : pending_) {
-        poll_interrupts();
+        pg_call([] { compat::vacuum_delay(); });
         int level = -1;
         view_.inspect(id, [&](const NodeHeader *n, const uint8_t *) {
             const bool whole = (n->level == 0 || is_item(n->upper)) && (!shape_.has_payload() || is_item(n->payload));
@@ -89,7 +90,6 @@ void Vacuum::find_unfinished()
 // A path leads to the node now.
 void Vacuum::finish(uint32_t node)
 {
-    poll_interrupts();
     WritePages pages(index_.rel());
     NodeHeader *n = node_in(pages.lock(shape_.block_of(node), PageKind::nodes), shape_, node);
     if (!node_answers(n) || !node_pending(n)) return;

@@ -26,7 +26,7 @@ void Vacuum::repair_nodes()
     const size_t memory = static_cast<size_t>(maintenance_work_mem) * 1024 / 4;
     for (BlockNumber block = 1; block < blocks_; ++block) {
         if (new_links_.size() * sizeof(NewLink) > memory) link_back();
-        if (stand_ins_.size() * kStandInBytes > memory) stand_ins_.clear();
+        if (stand_ins_.size() * kStandInBytes > memory) forget_stand_ins();
         PageKind kind{};
         {
             ReadPage page(index_.rel(), block);
@@ -42,7 +42,16 @@ void Vacuum::repair_nodes()
         pg_call([] { compat::vacuum_delay(); });
     }
     link_back();
-    stand_ins_.clear();
+    forget_stand_ins();
+}
+
+// One by one: many of them take a while.
+void Vacuum::forget_stand_ins()
+{
+    while (!stand_ins_.empty()) {
+        poll_interrupts();
+        stand_ins_.erase(stand_ins_.begin());
+    }
 }
 
 void Vacuum::repair_page(BlockNumber block)
@@ -64,7 +73,10 @@ void Vacuum::repair_page(BlockNumber block)
         }
     }
     if (changes.empty()) return;
-    for (Change &c : changes) c.after = repaired_list(c.node, 0, c.before);
+    for (Change &c : changes) {
+        pace();
+        c.after = repaired_list(c.node, 0, c.before);
+    }
     std::vector<Change *> late;
     WritePages pages(index_.rel());
     char *page = pages.lock(block, PageKind::nodes);
@@ -107,7 +119,10 @@ void Vacuum::repair_upper(BlockNumber block)
             }
         }
     }
-    for (Work &w : work) repair(w.node, w.level, std::move(w.list));
+    for (Work &w : work) {
+        pace();
+        repair(w.node, w.level, std::move(w.list));
+    }
 }
 
 void Vacuum::repair(uint32_t node, int level, std::vector<uint32_t> before)
@@ -192,7 +207,7 @@ const std::vector<uint32_t> &Vacuum::stand_ins_of(uint32_t node, int level)
     auto scorer = index_.codec().query_code(code.data());
     view_.set_scorer(scorer.get());
     graph::enter(view_, search_, &node, 1, kStandIns);
-    graph::search_layer(view_, search_, level, poll_interrupts);
+    graph::search_layer(view_, search_, level, [this] { return pace(); });
     view_.set_scorer(nullptr);
     for (const auto &e : search_.pool.entries())
         if (e.counts && !dead(e.id) && std::find(found.begin(), found.end(), e.id) == found.end()) found.push_back(e.id);
@@ -226,9 +241,10 @@ void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<ui
 {
     const Entry entry = index_.entry();
     if (entry.node == kNoNode || entry.level < level) return;
-    const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, poll_interrupts), entry.node};
+    const auto stop = [this] { return pace(); };
+    const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, stop), entry.node};
     graph::enter(view_, search_, from, 2, shape_.ef_construction);
-    graph::search_layer(view_, search_, level, poll_interrupts);
+    graph::search_layer(view_, search_, level, stop);
     std::unordered_set<uint32_t> seen(known.begin(), known.end());
     seen.insert(node);
     for (const graph::Candidate &c : *out) seen.insert(c.id);
@@ -239,7 +255,10 @@ void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<ui
 // X was linked to Y: then Y may want X, as it would had X been inserted now. All that one node is offered is weighed at once.
 void Vacuum::link_back()
 {
-    std::sort(new_links_.begin(), new_links_.end());
+    std::sort(new_links_.begin(), new_links_.end(), [](const NewLink &a, const NewLink &b) {
+        poll_interrupts();
+        return a < b;
+    });
     std::vector<uint32_t> newcomers;
     for (size_t i = 0; i < new_links_.size();) {
         const uint32_t to = new_links_[i].to;
