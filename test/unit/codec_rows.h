@@ -76,6 +76,17 @@ struct Encoded {
     }
 };
 
+// Fills in the codes; the codec is there.
+inline void encode_all(const Rows &rows, Encoded *to)
+{
+    Encoded &out = *to;
+    const size_t size = out.codec->code_size(), second = out.codec->second_size();
+    out.codes.resize(rows.size() * size);
+    out.seconds.resize(rows.size() * second);
+    for (size_t i = 0; i < rows.size(); i++)
+        out.codec->encode(rows.view(i), &out.codes[i * size], second ? &out.seconds[i * second] : nullptr);
+}
+
 inline Encoded encode(CodecId id, Metric metric, const Rows &rows, bool train = true)
 {
     Encoded out;
@@ -83,11 +94,7 @@ inline Encoded encode(CodecId id, Metric metric, const Rows &rows, bool train = 
     for (size_t i = 0; train && i < rows.size(); i++) trainer->add(rows.view(i));
     out.model = trainer->finish();
     out.codec = make_codec(id, rows.scalar, metric, rows.dim, out.model);
-    const size_t size = out.codec->code_size(), second = out.codec->second_size();
-    out.codes.resize(rows.size() * size);
-    out.seconds.resize(rows.size() * second);
-    for (size_t i = 0; i < rows.size(); i++)
-        out.codec->encode(rows.view(i), &out.codes[i * size], second ? &out.seconds[i * second] : nullptr);
+    encode_all(rows, &out);
     return out;
 }
 

@@ -11,26 +11,16 @@ namespace vkv::graph {
 namespace {
 
 // A codec that fails after so many calls.
-class Failing final : public Codec {
+class Failing final : public Wrapped {
 public:
-    Failing(const Codec &codec, int64_t calls) : codec_(codec), left_(calls) {}
-    CodecId id() const override { return codec_.id(); }
-    bool exact() const override { return codec_.exact(); }
-    size_t code_size() const override { return codec_.code_size(); }
-    size_t second_size() const override { return codec_.second_size(); }
-    size_t code_size(const VectorView &x) const override { return codec_.code_size(x); }
-    void encode(const VectorView &x, uint8_t *code, uint8_t *second) const override { codec_.encode(x, code, second); }
+    Failing(const Codec &codec, int64_t calls) : Wrapped(codec), left_(calls) {}
     void distances(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance) const override
     {
         if (left_.fetch_sub(1) <= 0) throw std::runtime_error("no more distances");
-        codec_.distances(a, codes, n, distance);
+        Wrapped::distances(a, codes, n, distance);
     }
-    std::unique_ptr<Scorer> query(const VectorView &q) const override { return codec_.query(q); }
-    std::unique_ptr<Scorer> query_code(const uint8_t *code) const override { return codec_.query_code(code); }
-    void decode(const uint8_t *code, const uint8_t *second, float *out) const override { codec_.decode(code, second, out); }
 
 private:
-    const Codec &codec_;
     mutable std::atomic<int64_t> left_;
 };
 
@@ -97,6 +87,29 @@ TEST_P(EndEarly, AWorkerThrows)
         EXPECT_STREQ(e.what(), "no more distances");
     }
     EXPECT_LT(linked(graph), rows_.size());
+}
+
+// The table of hashes grows in the middle of an add(): nodes that are many are not looked at in silence.
+TEST(Adding, PollsWhileTheTableOfHashesGrows)
+{
+    constexpr uint32_t kMany = 4000;
+    const std::unique_ptr<Codec> codec = make_codec(CodecId::none, Scalar::f32, Metric::l2, 1, {});
+    Arena arena(SIZE_MAX, {});
+    int polls = 0;
+    MemoryGraph graph(*codec,
+                      {.poll =
+                           [&] {
+                               if (++polls == 4) throw std::runtime_error("no more");
+                           }},
+                      arena);
+    const auto add_all = [&] {
+        for (uint32_t i = 0; i < kMany; ++i) {
+            const float value = static_cast<float>(i);
+            graph.add({Scalar::f32, 1, &value, nullptr, 0}, i * 0x9E3779B97F4A7C15u, i);
+        }
+    };
+    EXPECT_THROW(add_all(), std::runtime_error);
+    EXPECT_LT(graph.size(), kMany);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, EndEarly, testing::Values(1u, 4u));

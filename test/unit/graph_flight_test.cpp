@@ -55,27 +55,17 @@ TEST(InFlight, GivesEachPairToOneOfTheTwo)
 }
 
 // A codec whose first users wait until so many threads are there: each has taken a node by then.
-class Meeting final : public Codec {
+class Meeting final : public Wrapped {
 public:
-    Meeting(const Codec &codec, int threads) : codec_(codec), missing_(threads) {}
-    CodecId id() const override { return codec_.id(); }
-    bool exact() const override { return codec_.exact(); }
-    size_t code_size() const override { return codec_.code_size(); }
-    size_t second_size() const override { return codec_.second_size(); }
-    size_t code_size(const VectorView &x) const override { return codec_.code_size(x); }
-    void encode(const VectorView &x, uint8_t *code, uint8_t *second) const override { codec_.encode(x, code, second); }
+    Meeting(const Codec &codec, int threads) : Wrapped(codec), missing_(threads) {}
     void distances(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance) const override
     {
         --missing_;
         while (missing_ > 0) std::this_thread::yield();
-        codec_.distances(a, codes, n, distance);
+        Wrapped::distances(a, codes, n, distance);
     }
-    std::unique_ptr<Scorer> query(const VectorView &q) const override { return codec_.query(q); }
-    std::unique_ptr<Scorer> query_code(const uint8_t *code) const override { return codec_.query_code(code); }
-    void decode(const uint8_t *code, const uint8_t *second, float *out) const override { codec_.decode(code, second, out); }
 
 private:
-    const Codec &codec_;
     mutable std::atomic<int> missing_;
 };
 

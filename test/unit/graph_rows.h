@@ -42,6 +42,28 @@ inline Built make_graph(CodecId id, Metric metric, const Rows &rows, const Build
     return b;
 }
 
+// A codec that does as another does. Tests override what they want otherwise.
+class Wrapped : public Codec {
+public:
+    explicit Wrapped(const Codec &codec) : codec_(codec) {}
+    CodecId id() const override { return codec_.id(); }
+    bool exact() const override { return codec_.exact(); }
+    size_t code_size() const override { return codec_.code_size(); }
+    size_t second_size() const override { return codec_.second_size(); }
+    size_t code_size(const VectorView &x) const override { return codec_.code_size(x); }
+    void encode(const VectorView &x, uint8_t *code, uint8_t *second) const override { codec_.encode(x, code, second); }
+    void distances(const uint8_t *a, const uint8_t *const *codes, size_t n, float *distance) const override
+    {
+        codec_.distances(a, codes, n, distance);
+    }
+    std::unique_ptr<Scorer> query(const VectorView &q) const override { return codec_.query(q); }
+    std::unique_ptr<Scorer> query_code(const uint8_t *code) const override { return codec_.query_code(code); }
+    void decode(const uint8_t *code, const uint8_t *second, float *out) const override { codec_.decode(code, second, out); }
+
+private:
+    const Codec &codec_;
+};
+
 inline bool never(uint64_t) { return false; }
 
 // A graph as a search sees it, with a vector as the query. Nodes of `dead` lead on but do not count.

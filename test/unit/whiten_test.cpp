@@ -53,11 +53,7 @@ Encoded encode_direction(CodecId id, const Rows &rows, size_t sample)
     DirectionTrainer trainer = trained(rows, sample);
     out.model = trainer.finish(id);
     out.codec = make_direction_codec(id, rows.scalar, rows.dim, out.model);
-    const size_t size = out.codec->code_size(), second = out.codec->second_size();
-    out.codes.resize(rows.size() * size);
-    out.seconds.resize(rows.size() * second);
-    for (size_t i = 0; i < rows.size(); i++)
-        out.codec->encode(rows.view(i), &out.codes[i * size], second ? &out.seconds[i * second] : nullptr);
+    encode_all(rows, &out);
     return out;
 }
 
