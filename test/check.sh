@@ -3,7 +3,8 @@
 # own only, stops them, and sums up.  Each step's output is in build/check/STEP.log; what failed is shown.
 #   VKV_STRESS_SECONDS (60)   how long the concurrency test runs      VKV_FUZZ_SECONDS (60)   how long fuzzing runs, all targets
 #   VKV_STORM_SECONDS (120)   how long the storm of test/t/070 runs; test/storm is an hour of it
-# Not among all: pg16 and pg18 (other servers), assert (a server with assertions), smith (random queries; needs sqlsmith).
+# Not among all: pg16 and pg18 (other servers), assert (a server with assertions), smith (random queries on that server;
+# needs sqlsmith).
 . "$(dirname "$0")/setup/lib.sh"
 
 STEPS=(format house build install unit arm asan tsan fuzz sql quickstart tap gpu)
@@ -188,12 +189,17 @@ step_gpu() {
 }
 
 # Another PostgreSQL: built against its headers and installed into its private folder.
-other_server() { # its pg_config
+use_other() { # its pg_config; none where it could not be made, which must not lead to the system's
+    [ -n "$1" ] || return 1
     PG_CONFIG=$1
     use_postgres
     export VKV_PGROOT=
     PGROOT=
     make -j "$jobs" --no-print-directory -C "$ROOT" install FORCE=1 PG_CONFIG="$PG_CONFIG"
+}
+
+other_server() {
+    use_other "$1"
     test_source
     with_server regress
 }
@@ -212,8 +218,11 @@ step_assert() {
     tap
 }
 
-# Random queries: 100,000 of them, or VKV_SMITH_QUERIES.
-step_smith() { "$ROOT/test/setup/pgroot.sh" && "$ROOT/test/smith/run" "${VKV_SMITH_QUERIES:-100000}"; }
+# Random queries: 100,000 of them, or VKV_SMITH_QUERIES, from the seed VKV_SMITH_SEED, on a server with assertions.
+step_smith() {
+    use_other "$("$ROOT/test/setup/assert_postgres.sh")"
+    "$ROOT/test/smith/run" "${VKV_SMITH_QUERIES:-100000}" "${VKV_SMITH_SEED:-1}"
+}
 step_pg16() { other_version 16; }
 step_pg18() { other_version 18; }
 

@@ -22,8 +22,9 @@ if [ ! -f "$folder/done" ]; then
     done
     $fetched || { tail -n 20 "$log" >&2; die "the source of PostgreSQL 15 could not be fetched"; }
     tar -xf "$folder"/source/postgresql-15_*.orig.tar.* -C "$folder/source" --strip-components=1
-    # The tarball holds what bison and flex generate. Readline, zlib and ICU are not needed by any test.
-    (cd "$folder/source" &&
+    # The tarball holds what bison and flex generate. Readline, zlib and ICU are not needed by any test. PostgreSQL's makefiles generate
+    # headers where they are called first only: not when they think that a make of ours called them.
+    (unset MAKELEVEL MAKEFLAGS MFLAGS && cd "$folder/source" &&
         ./configure --prefix="$prefix" --enable-cassert --enable-debug --enable-tap-tests --without-readline --without-zlib --without-icu CFLAGS=-O1 &&
         make -s -j "$(nproc)" && make -s install && make -s -j "$(nproc)" -C contrib && make -s -C contrib install) >> "$log" 2>&1 ||
         { tail -n 40 "$log" >&2; die "PostgreSQL with assertions could not be built" "its output is in $log"; }
