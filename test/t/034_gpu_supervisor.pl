@@ -168,6 +168,9 @@ is(postmaster_facts($node), $facts, 'of the same server');
 $pid = helper_pid($node);
 my $victim = $node->background_psql('postgres', on_error_stop => 0);
 kill 9, scalar $victim->query('SELECT pg_backend_pid()');
+# A psql that cannot connect ends before it is given the query, and the pipe breaks under the test.
+my $restarted = time + 60;
+sleep 0.05 until system('pg_isready', '-q', '-h', $node->host, '-p', $node->port) == 0 || time > $restarted;
 ok($node->poll_query_until('postgres', "SELECT state = 'ready' AND pid <> $pid FROM kv.gpu_status()"), 'after a crash of the server');
 isnt(postmaster_facts($node), $facts, 'which was one');
 is_deeply([ helper_processes($node, 'vectorkv_helper') ], [ helper_pid($node) ], 'one helper');
