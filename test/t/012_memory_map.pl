@@ -1,4 +1,4 @@
-# A connection that searches and builds loads no numerical library: what is in its memory map.
+# What is in a connection's memory map: no numerical library, although it searches and builds, and a stack that need not grow.
 use strict;
 use warnings;
 use FindBin;
@@ -26,5 +26,10 @@ my $library = $maps =~ m{(/\S*/vector\.so)} ? $1 : '';
 my ($needed) = run_command([ 'readelf', '-d', $library ]);
 my @libraries = $needed =~ /NEEDED.*\[(.*?)\]/g;
 is_deeply([ grep { !/^(libc|libm|libpthread|ld-linux.*)\.so/ } @libraries ], [], "vector.so needs libc and libm only (@libraries)");
+
+# The stack is deep from the start: one that must grow when memory is short ends the server.
+my $fresh = $node->safe_psql('postgres', "LOAD 'vector'; SELECT pg_read_file('/proc/self/maps', 0, 10000000, true)");
+my ($from, $to) = $fresh =~ /^([0-9a-f]+)-([0-9a-f]+) .*\[stack\]/m;
+cmp_ok(hex($to) - hex($from), '>=', 512 << 10, 'the stack is as deep as our functions go');
 
 done_testing();
