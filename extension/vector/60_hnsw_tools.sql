@@ -2,13 +2,13 @@
 
 -- Walks a whole index and reports what is wrong with it, a row for each problem; no row when it is sound. heap_all: also looks for rows of the
 -- table that the index lacks. searches: also for nodes that a search with hnsw.ef_search candidates for their own vector does not find, which takes
--- a search for each. Blocks writes to the table while it runs. Needs the right to read the table.
+-- a search for each. Keeps writers out while it runs, for a role that may LOCK TABLE IN SHARE MODE. Needs the right to read the table, all rows of it.
 CREATE FUNCTION hnsw_check(index regclass, heap_all boolean DEFAULT false, searches boolean DEFAULT false,
 		OUT block bigint, OUT slot integer, OUT problem text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
--- What an index is made of: parameters, counts, and bytes by kind of page. Needs the right to read the table.
+-- What an index is made of: parameters, counts, and bytes by kind of page. Needs the right to read the table, all rows of it.
 CREATE FUNCTION hnsw_info(index regclass,
 		OUT codec text, OUT type text, OUT distance text, OUT dimensions integer, OUT m integer, OUT ef_construction integer,
 		OUT levels integer, OUT nodes bigint, OUT dead_nodes bigint, OUT free_slots bigint, OUT heap_tuples bigint,

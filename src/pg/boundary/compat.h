@@ -198,6 +198,16 @@ inline bool owns_relation(Oid relation, Oid user)
 #endif
 }
 
+// Whether LOCK TABLE would let the user keep writers out.
+inline bool may_lock_out_writers(Oid relation, Oid user)
+{
+    AclMode rights = ACL_UPDATE | ACL_DELETE | ACL_TRUNCATE;
+#if PG_VERSION_NUM >= 170000
+    rights |= ACL_MAINTAIN;
+#endif
+    return pg_class_aclcheck(relation, user, rights) == ACLCHECK_OK;
+}
+
 // A new last page, pinned and exclusively locked.
 inline Buffer extend_relation(Relation rel, ForkNumber fork)
 {

@@ -1,5 +1,5 @@
-// hnsw_check, one walk over all pages and then over what they say about each other. It reads under share locks and the table's
-// lock, reports whatever it finds instead of stopping at the first fault, and changes nothing.
+// hnsw_check, one walk over all pages and then over what they say about each other. It reads under share locks
+// of pages, reports whatever it finds instead of stopping at the first fault, and changes nothing.
 
 #include "pg/hnsw/check.h"
 
@@ -24,6 +24,8 @@ void Checker::report_node(uint32_t id, const std::string &problem)
 
 void Checker::run(bool heap_all, bool searches)
 {
+    // Rows that a snapshot from before the walk sees are in the index then, whoever writes meanwhile.
+    if (heap_all) rows_ = pg_call([] { return RegisterSnapshot(GetTransactionSnapshot()); });
     blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
     level_.assign(static_cast<size_t>(blocks_) * shape_.per_page, -1);
     dead_.assign(level_.size(), false);
@@ -357,10 +359,9 @@ void Checker::check_heap_all()
         state.context = AllocSetContextCreate(CurrentMemoryContext, "hnsw check", ALLOCSET_DEFAULT_SIZES);
         IndexInfo *info = BuildIndexInfo(index_.rel());
         info->ii_Concurrent = true;  // rows that a snapshot sees
-        Snapshot snapshot = RegisterSnapshot(GetTransactionSnapshot());
-        TableScanDesc scan = table_beginscan_strat(heap_, snapshot, 0, nullptr, true, true);
+        TableScanDesc scan = table_beginscan_strat(heap_, rows_, 0, nullptr, true, true);
         table_index_build_scan(heap_, index_.rel(), info, true, false, entry<heap_row>, &state, scan);
-        UnregisterSnapshot(snapshot);
+        UnregisterSnapshot(rows_);
     });
     for (uint64_t tid : missing) {
         poll_interrupts();
@@ -375,9 +376,10 @@ Datum check(FunctionCallInfo fcinfo)
 {
     pg_call([&] { compat::init_materialized(fcinfo); });
     auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
-    // Nothing may change meanwhile; on a standby nothing does but replay, which a check can only tolerate.
-    OpenedIndex opened(PG_GETARG_OID(0), RecoveryInProgress() ? AccessShareLock : ShareLock);
+    OpenedIndex opened(PG_GETARG_OID(0), true);
+    bool sound = true;
     Checker checker(opened.heap(), opened.index(), [&](BlockNumber block, int slot, const std::string &problem) {
+        sound = false;
         pg_call([&] {
             Datum values[] = {Int64GetDatum(static_cast<int64>(block)), Int32GetDatum(slot), CStringGetTextDatum(problem.c_str())};
             bool nulls[] = {!BlockNumberIsValid(block), slot < 0, false};
@@ -385,6 +387,11 @@ Datum check(FunctionCallInfo fcinfo)
         });
     });
     checker.run(PG_GETARG_BOOL(1), PG_NARGS() > 2 && PG_GETARG_BOOL(2));
+    if (!sound && !opened.keeps_writers_out())
+        pg_call([] {
+            ereport(NOTICE, errmsg("changes that were made during the check may be among what it reports"),
+                    errhint("It keeps writers out for a role that may LOCK TABLE IN SHARE MODE, on a primary."));
+        });
     return static_cast<Datum>(0);
 }
 

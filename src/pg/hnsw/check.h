@@ -44,6 +44,7 @@ private:
     MetaPage meta_;
     Report report_;
     BlockNumber blocks_ = 0;
+    Snapshot rows_ = nullptr;    // that have to be in the index
     std::vector<int8_t> level_;  // by node id; -1: no node
     std::vector<bool> dead_, pending_;
     std::vector<std::pair<uint64_t, uint32_t>> tids_;  // packed heap tid, node

@@ -59,7 +59,7 @@ Datum info(FunctionCallInfo fcinfo)
         if (get_call_result_type(fcinfo, nullptr, &d) != TYPEFUNC_COMPOSITE) elog(ERROR, "hnsw_info must return a row");
         return BlessTupleDesc(d);
     });
-    OpenedIndex opened(PG_GETARG_OID(0), AccessShareLock);
+    OpenedIndex opened(PG_GETARG_OID(0), false);
     Index index(opened.index());
     const Counts c = count(index);
     const Shape &s = index.shape();

@@ -9,7 +9,7 @@ namespace vkv::hnsw {
 namespace {
 
 // Bare PostgreSQL code: raises, and leaves what it opened to the transaction.
-void open_both(Oid id, LOCKMODE lock, Relation *heap, Relation *index)
+void open_both(Oid id, bool keep_writers_out, LOCKMODE *lock, Relation *heap, Relation *index)
 {
     const char kind = get_rel_relkind(id);
     if (kind == '\0') ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", id)));
@@ -21,8 +21,13 @@ void open_both(Oid id, LOCKMODE lock, Relation *heap, Relation *index)
         ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not an index", get_rel_name(id))));
     if (pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
         aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(table));
-    *heap = table_open(table, lock);
-    *index = index_open(id, lock);
+    if (keep_writers_out && !RecoveryInProgress() && compat::may_lock_out_writers(table, GetUserId())) *lock = ShareLock;
+    *heap = table_open(table, *lock);
+    if (check_enable_rls(table, InvalidOid, true) == RLS_ENABLED)
+        ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                        errmsg("an index of table \"%s\" tells of rows that row security hides", get_rel_name(table)),
+                        errhint("Its owner may look at it, or a role with BYPASSRLS.")));
+    *index = index_open(id, *lock);
     if ((*index)->rd_indam->amgettuple != entry<get_tuple>)
         ereport(ERROR,
                 (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not an hnsw index", RelationGetRelationName(*index))));
@@ -36,10 +41,10 @@ void open_both(Oid id, LOCKMODE lock, Relation *heap, Relation *index)
 
 }  // namespace
 
-OpenedIndex::OpenedIndex(Oid index, LOCKMODE lock)
+OpenedIndex::OpenedIndex(Oid index, bool keep_writers_out)
 {
     pg_call([&] {
-        open_both(index, lock, &heap_, &index_);
+        open_both(index, keep_writers_out, &lock_, &heap_, &index_);
         GetUserIdAndSecContext(&user_, &context_);
         SetUserIdAndSecContext(heap_->rd_rel->relowner, context_ | SECURITY_RESTRICTED_OPERATION);
         settings_ = NewGUCNestLevel();
@@ -50,8 +55,8 @@ OpenedIndex::~OpenedIndex()
 {
     AtEOXact_GUC(false, settings_);
     SetUserIdAndSecContext(user_, context_);
-    index_close(index_, NoLock);  // locks stay to the end of the transaction
-    table_close(heap_, NoLock);
+    index_close(index_, lock_);
+    table_close(heap_, lock_);
 }
 
 }  // namespace vkv::hnsw

@@ -13,16 +13,20 @@ namespace vkv::hnsw {
 // user, in an operation that nothing outlasts, and his settings end with it.
 class OpenedIndex {
 public:
-    // lock: of both table and index, taken in that order. Raises unless this is an hnsw index whose table the user may read.
-    OpenedIndex(Oid index, LOCKMODE lock);
+    // Locks table and index, in that order, as long as this lives. Writers are kept out, if wanted, for a user whom LOCK TABLE
+    // would let do it, and not on a standby, where only replay writes. Raises unless this is an hnsw index whose table the user may
+    // read, every row of it.
+    OpenedIndex(Oid index, bool keep_writers_out);
     ~OpenedIndex();
     OpenedIndex(const OpenedIndex &) = delete;
     OpenedIndex &operator=(const OpenedIndex &) = delete;
     Relation index() const { return index_; }
     Relation heap() const { return heap_; }
+    bool keeps_writers_out() const { return lock_ == ShareLock; }
 
 private:
     Relation heap_ = nullptr, index_ = nullptr;
+    LOCKMODE lock_ = AccessShareLock;
     Oid user_ = InvalidOid;
     int context_ = 0, settings_ = 0;
 };
