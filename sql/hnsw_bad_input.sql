@@ -15,6 +15,20 @@ SELECT pg_temp.attempt('CREATE UNIQUE INDEX ON hi USING hnsw (v vector_l2_ops)')
        pg_temp.attempt('ALTER TABLE hi ADD CONSTRAINT c EXCLUDE USING hnsw (v WITH <->)');
 SELECT count(*) FROM pg_index WHERE indrelid = 'hi'::regclass;
 
+-- a domain counts as what it is over
+CREATE DOMAIN hd AS vector(3);
+CREATE DOMAIN hd_of_hd AS hd CHECK (VALUE IS NOT NULL);
+CREATE DOMAIN hd_any AS vector;
+CREATE DOMAIN hd_bits AS bit varying(8);
+CREATE TABLE hdt (id int, v hd_of_hd, w hd_any, b hd_bits);
+SELECT definition, pg_temp.attempt('CREATE INDEX ON hdt USING hnsw ' || definition) FROM unnest(ARRAY['(w vector_l2_ops)', '((w::vector(3)) vector_l2_ops)', '(b bit_hamming_ops)']) AS definition;
+INSERT INTO hdt SELECT i, ARRAY[i, i % 3, 1]::real[]::vector FROM generate_series(1, 30) AS i;
+CREATE INDEX hdt_idx ON hdt USING hnsw (v vector_l2_ops);
+INSERT INTO hdt SELECT i, ARRAY[i, i % 3, 1]::real[]::vector FROM generate_series(31, 35) AS i;
+SELECT pg_temp.agree('SELECT id FROM hdt ORDER BY v <-> ''[1,1,1]'' LIMIT 10'), pg_temp.problems('hdt_idx');
+DROP TABLE hdt;
+DROP DOMAIN hd_bits, hd_any, hd_of_hd, hd;
+
 -- an operator class that is none of ours
 CREATE OPERATOR CLASS pg_temp.other_ops FOR TYPE vector USING hnsw AS OPERATOR 1 <-> (vector, vector) FOR ORDER BY float_ops, FUNCTION 1 l2_distance(vector, vector);
 SELECT pg_temp.attempt('CREATE INDEX ON hi USING hnsw (v pg_temp.other_ops)');

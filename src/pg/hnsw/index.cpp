@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/codec/whiten.h"
+#include "core/text/message.h"
 #include "pg/types/types.h"
 
 namespace vkv::hnsw {
@@ -112,11 +113,18 @@ Column column_of(Relation index)
                     "Use one of the operator classes of extension \"vector\".");
     Column c{row->scalar, row->metric, 0};
     if (c.metric == Metric::ip && OidIsValid(index_getprocid(index, 1, 2))) c.metric = Metric::cosine;
-    if (TupleDescAttr(RelationGetDescr(index), 0)->atttypid == VARBITOID)
+    // Of a domain, the type and length that it is over.
+    const Form_pg_attribute column = TupleDescAttr(RelationGetDescr(index), 0);
+    int32 dim = column->atttypmod;
+    const Oid type = pg_call([&] { return getBaseTypeAndTypmod(column->atttypid, &dim); });
+    if (type == VARBITOID)
         throw Error(Errc::not_supported, "type not supported for hnsw index",
                     "The length of bit varying is not fixed: index a cast to bit(n).");
-    const int32 dim = TupleDescAttr(RelationGetDescr(index), 0)->atttypmod;
-    if (dim < 0) throw Error(Errc::invalid_parameter, "column does not have dimensions");
+    if (dim < 0)
+        throw Error(Errc::invalid_parameter, "column does not have dimensions",
+                    message("Give its type a length, or index a cast to one: ((%s::%s(3)) ...).",
+                            index->rd_index->indkey.values[0] ? NameStr(column->attname) : "(expression)",
+                            pg_call([&] { return format_type_be(type); })));
     const uint32_t max = c.scalar == Scalar::bit ? kMaxBitDim : c.scalar == Scalar::sparse ? kMaxSparseDim : kMaxDim;
     if (static_cast<uint32_t>(dim) > max)
         throw Error(Errc::limit_exceeded, "column cannot have more than " + std::to_string(max) + " dimensions for hnsw index");
