@@ -62,13 +62,13 @@ Sequence *open_sequence(Cache *c, int64_t seq)
 {
     MemoryContext context = CurrentMemoryContext;
     for (int attempt = 0; attempt < 3; ++attempt) {
-        if (Sequence *s = lock_sequence(c, seq, context)) return s;
+        if (Sequence *s = lock_sequence_if_any(c, seq, context)) return s;
         Datum values[] = {Int64GetDatum(seq)};
         run_plan(c, Plan::header_insert, values);
     }
     ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
             errmsg("sequence %lld of cache \"%s\" exists, but may not be written", static_cast<long long>(seq), c->name),
-            errhint("A row security policy hides it, or another transaction dropped it meanwhile."));
+            errhint("A row security policy hides it: choose another number."));
 }
 
 // The tiles that a call writes, and up to where everything is in tiles then.
@@ -157,7 +157,7 @@ void extend_locked(const Append &a, Extension *extension)
     *extension = extension_of(a, s);
     if (a.k.shape[2] == 0) return;
     if (!fresh && !lost) {
-        if (!extend_sequence(c, s, extension->length, extension->sealing.stop)) no_sequence(c, a.seq);
+        if (!extend_sequence(c, s, extension->length, extension->sealing.stop)) may_not_be(c, a.seq, "changed");
         return;
     }
     Sequence after = *s;
@@ -237,7 +237,7 @@ SQL_FUNCTION(kv_seal)
         const Sealing sealing = plan_sealing(c, s, length, true);
         Tokens tokens;
         tokens.first_new = length;
-        if (!extend_sequence(c, s, length, sealing.stop)) no_sequence(c, s->seq);
+        if (!extend_sequence(c, s, length, sealing.stop)) may_not_be(c, s->seq, "changed");
         begin_writing(c, s->seq);
         write_sealing(c, s, &tokens, sealing);
         end_writing();

@@ -147,14 +147,14 @@ int32_t fork(Cache *c, int64_t from, int64_t to, const int32_t *length)
 
 bool drop(Cache *c, int64_t seq)
 {
-    const Sequence *s = lock_sequence(c, seq, CurrentMemoryContext);
+    const Sequence *s = lock_sequence_if_any(c, seq, CurrentMemoryContext);
     if (!s) return false;
     if (s->length > s->sealed) {
         Datum range[] = {Int64GetDatum(s->own()), Int32GetDatum(0), Int32GetDatum(kOpenStop)};
         run_plan(c, Plan::tail_delete, range);
     }
     Datum row[] = {Int64GetDatum(seq)};
-    if (run_plan(c, Plan::header_delete, row) != 1) no_sequence(c, seq);
+    if (run_plan(c, Plan::header_delete, row) != 1) may_not_be(c, seq, "deleted");
     free_tiles(c, s);
     return true;
 }

@@ -248,9 +248,26 @@ Sequence *lock_sequence(Cache *c, int64_t seq, MemoryContext context)
 
 Sequence *lock_sequence_or_raise(Cache *c, int64_t seq, MemoryContext context)
 {
-    Sequence *s = lock_sequence(c, seq, context);
+    Sequence *s = lock_sequence_if_any(c, seq, context);
     if (!s) no_sequence(c, seq);
     return s;
+}
+
+Sequence *lock_sequence_if_any(Cache *c, int64_t seq, MemoryContext context)
+{
+    // One that came between the two looks is locked by the next.
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        if (Sequence *s = lock_sequence(c, seq, context)) return s;
+        if (!peek_sequence(c, seq, context)) return nullptr;
+    }
+    may_not_be(c, seq, "changed");
+}
+
+void may_not_be(const Cache *c, int64_t seq, const char *done)
+{
+    ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+            errmsg("sequence %lld of cache \"%s\" may be read, but not %s", static_cast<long long>(seq), c->name, done),
+            errhint("A row security policy shows it to you and keeps you from more; kv.fork makes a sequence of your own."));
 }
 
 void no_sequence(const Cache *c, int64_t seq)
@@ -299,7 +316,7 @@ uint64_t write_row(Cache *c, Plan plan, const Sequence *s)
 
 void write_sequence(Cache *c, const Sequence *s)
 {
-    if (write_row(c, Plan::header_update, s) != 1) no_sequence(c, s->seq);
+    if (write_row(c, Plan::header_update, s) != 1) may_not_be(c, s->seq, "changed");
 }
 
 bool insert_sequence(Cache *c, const Sequence *s) { return write_row(c, Plan::header_fork, s) == 1; }

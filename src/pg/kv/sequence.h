@@ -29,6 +29,9 @@ Sequence *peek_sequence(Cache *cache, int64_t seq, MemoryContext context);
 // Locked until the transaction ends, in its newest version.
 Sequence *lock_sequence(Cache *cache, int64_t seq, MemoryContext context);
 Sequence *lock_sequence_or_raise(Cache *cache, int64_t seq, MemoryContext context);
+// Null only when there is none that the caller sees; raises insufficient_privilege when there is one that he may not change.
+Sequence *lock_sequence_if_any(Cache *cache, int64_t seq, MemoryContext context);
+[[noreturn]] void may_not_be(const Cache *cache, int64_t seq, const char *done);
 [[noreturn]] void no_sequence(const Cache *cache, int64_t seq);
 
 // Replaces spans: those below `stop`, then an extent of its own.
