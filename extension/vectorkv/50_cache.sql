@@ -34,6 +34,18 @@ SELECT pg_catalog.pg_extension_config_dump('kv.caches', '');
 GRANT SELECT ON kv.caches TO PUBLIC;
 COMMENT ON TABLE kv.caches IS 'the caches made by kv.create_cache: their tables, geometry, codec and model';
 
+-- The tables of a cache go with the one that it is named by, also where a dump has brought them.
+CREATE FUNCTION kv.tie_tables() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'kv_tie_tables' LANGUAGE C;
+REVOKE ALL ON FUNCTION kv.tie_tables() FROM PUBLIC;
+CREATE TRIGGER tie_tables AFTER INSERT ON kv.caches FOR EACH ROW EXECUTE FUNCTION kv.tie_tables();
+ALTER TABLE kv.caches ENABLE ALWAYS TRIGGER tie_tables;
+
+-- On every NAME_tail: sessions forget what they keep of tails when rows are changed by hand.
+CREATE FUNCTION kv.forget_tails() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'kv_forget_tails' LANGUAGE C;
+COMMENT ON FUNCTION kv.forget_tails() IS 'trigger: rows of a tail are changed past the functions of schema kv';
+
 -- Makes the tables NAME (a row a sequence), NAME_sealed (full tiles), NAME_tail (the newest tokens as halves) and the view NAME_tile.
 CREATE FUNCTION kv.create_cache(
 	name text, layers int, q_heads int, kv_heads int, head_dim int, codec text DEFAULT 'int8',

@@ -192,7 +192,7 @@ SQL_FUNCTION(kv_adopt_cache)
     check_tiles(r);
     check_tail(r);
     check_view(r, owner);
-    execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", quoted(r, "_tail"));
+    finish_tail(r);
     make_view(r);
     register_cache(fcinfo, r);
     CommandCounterIncrement();  // what calls follow in the same statement find it

@@ -34,8 +34,29 @@ const char *quoted(const Request &r, const char *suffix)
 
 namespace {
 
+// What is in the way may be left of a cache whose table was dropped by hand.
+void expect_room(const Request &r)
+{
+    for (const char *suffix : {"", "_sealed", "_tail", "_tile"}) {
+        const Oid relid = relation_named(r, suffix);
+        if (!OidIsValid(relid)) continue;
+        execute(
+            "SELECT cache::pg_catalog.oid FROM kv.caches WHERE %u::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (ARRAY[sealed, tail, "
+            "tiles]::pg_catalog.oid[]) "
+            "AND NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) cache)",
+            relid);
+        bool null = true;
+        const Oid left = SPI_processed == 0
+                             ? InvalidOid
+                             : DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+        ereport(ERROR, errcode(ERRCODE_DUPLICATE_TABLE), errmsg("relation \"%s%s\" already exists", r.name, suffix),
+                null ? 0 : errhint("It is left of a cache whose table was dropped: SELECT kv.drop_cache(%u) removes it.", left));
+    }
+}
+
 void make_tables(const Request &r)
 {
+    expect_room(r);
     const char *header = quoted(r, ""), *sealed = quoted(r, "_sealed"), *tail = quoted(r, "_tail");
     execute(
         "CREATE TABLE %s (seq bigint PRIMARY KEY, length int NOT NULL DEFAULT 0, sealed int NOT NULL DEFAULT 0, "
@@ -52,12 +73,23 @@ void make_tables(const Request &r)
         "CREATE %s TABLE %s (extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv pg_catalog.bytea NOT NULL, "
         "PRIMARY KEY (extent, chunk, pos))",
         r.logged ? "" : "UNLOGGED", tail);
-    execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);
+    finish_tail(r);
     make_view(r);
     execute("COMMENT ON TABLE %s IS 'sequences of a KV cache; written by the functions of schema kv'", header);
 }
 
 }  // namespace
+
+void finish_tail(const Request &r)
+{
+    const char *tail = quoted(r, "_tail");
+    execute("ALTER TABLE %s ALTER COLUMN kv SET STORAGE PLAIN", tail);
+    execute(
+        "CREATE OR REPLACE TRIGGER forget_tails BEFORE UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION "
+        "kv.forget_tails()",
+        tail);
+    execute("ALTER TABLE %s ENABLE ALWAYS TRIGGER forget_tails", tail);
+}
 
 // Operators name their schema: who makes the view may have a search path that others fill, and a view keeps what it found there. So
 // written they all bind alike, from the left.
@@ -155,7 +187,8 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
     // Of caches whose tables were dropped. Rows that somebody else is about to delete are not waited for.
     execute(
         "DELETE FROM kv.caches WHERE cache OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT c.cache FROM kv.caches c WHERE NOT EXISTS "
-        "(SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) c.cache) FOR UPDATE OF c SKIP LOCKED))");
+        "(SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) ANY (ARRAY[c.cache, c.sealed, c.tail, "
+        "c.tiles]::pg_catalog.oid[])) FOR UPDATE OF c SKIP LOCKED))");
     SPI_execute_with_args(
         "INSERT INTO kv.caches VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
         "$18, $19, $20, $21, $22)",
@@ -195,6 +228,29 @@ SQL_FUNCTION(kv_create_cache)
                 errhint("Models with multi-head latent attention scale by the dimension that keys have before they are compressed, "
                         "for example 1 / sqrt(192): pass it as scale."));
     PG_RETURN_OID(header);
+}
+
+// On every new row of kv.caches, also one that a dump brings: the tables go with the one that the cache is named by.
+SQL_FUNCTION(kv_tie_tables)
+{
+    if (!CALLED_AS_TRIGGER(fcinfo))
+        ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("kv.tie_tables is a trigger"));
+    const auto *trigger = reinterpret_cast<const TriggerData *>(fcinfo->context);
+    TupleDesc desc = RelationGetDescr(trigger->tg_relation);
+    if (!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || desc->natts < 3)
+        ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("kv.tie_tables is a trigger of kv.caches"));
+    auto table = [&](AttrNumber column) {
+        bool null;
+        const Datum value = heap_getattr(trigger->tg_trigtuple, column, desc, &null);
+        if (null || TupleDescAttr(desc, column - 1)->atttypid != REGCLASSOID) return ObjectAddress{};
+        return ObjectAddress{RelationRelationId, DatumGetObjectId(value), 0};
+    };
+    const ObjectAddress header = table(1);
+    for (AttrNumber column : {2, 3}) {
+        const ObjectAddress part = table(column);
+        if (get_rel_name(header.objectId) && get_rel_name(part.objectId)) recordDependencyOn(&part, &header, DEPENDENCY_AUTO);
+    }
+    return PointerGetDatum(nullptr);
 }
 
 // Works with what is left of a cache, too.

@@ -50,6 +50,8 @@ void execute(const char *format, ...) __attribute__((format(printf, 1, 2)));
 const char *quoted(const Request &r, const char *suffix);
 Oid relation_named(const Request &r, const char *suffix);
 
+// What NAME_tail is besides its columns and key.
+void finish_tail(const Request &r);
 // NAME_tile; that of a cache that is adopted is made anew.
 void make_view(const Request &r);
 // The row of kv.caches, written by the extension's owner: nobody else may say what is a cache.

@@ -12,6 +12,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/settings.h"
+#include "pg/kv/tail_changes.h"
 
 namespace vkv::kv {
 
@@ -38,6 +39,7 @@ struct TailTiles {
     Key key;
     int64_t epoch;
     uint64_t storage, last_use;
+    uint64_t changes = 0;           // by hand, that what is kept was read after; 0: not certain
     int32_t first, tokens;          // positions first .. first + tokens - 1
     int32_t block;                  // tokens of a whole block
     int holders = 0;                // that need it as it is: it is neither changed nor forgotten
@@ -96,6 +98,7 @@ void clear(TailTiles *tail, const Sequence *s)
     tail->epoch = s->epoch;
     tail->first = s->sealed;
     tail->tokens = 0;
+    tail->changes = 0;
     tail->planes.clear();
     tail->ids.clear();
     tail->places.clear();
@@ -238,8 +241,13 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
     const int32_t newest = std::min(tail_->first + tail_->tokens, s->length) - 1;
     TailPlace *last = met && newest >= tail_->first ? &tail_->places[static_cast<size_t>(newest - tail_->first)] : nullptr;
     const uint64_t storage = tail_->storage;
-    const TailState state = pg_call([&] { return look_at_tail(c, storage, last); });
-    const bool stands = met && state.direct && state.same, enough = tail_->first + tail_->tokens >= s->length;
+    uint64_t changes = 0;
+    const TailState state = pg_call([&] {
+        changes = tail_changes();
+        return look_at_tail(c, storage, last);
+    });
+    const bool stands = met && state.direct && state.same && tail_->changes == changes,
+               enough = tail_->first + tail_->tokens >= s->length;
     if (!stands || !enough) {
         if (tail_->holders > 1)
             renew();
@@ -255,13 +263,18 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
 void HeldTail::read(const Sequence *s, int layer, uint64_t storage)
 {
     const int32_t have = tail_->first + tail_->tokens;
-    const TailHalves halves = pg_call([&] { return read_tail_part(cache_, s, layer, {have, s->length}, CurrentMemoryContext); });
+    uint64_t changes = 0;
+    const TailHalves halves = pg_call([&] {
+        changes = sees_tail_changes() ? tail_changes() : 0;
+        return read_tail_part(cache_, s, layer, {have, s->length}, CurrentMemoryContext);
+    });
     if (halves.tokens == 0) {
         release(std::exchange(tail_, nullptr));
         return;
     }
     const size_t before = tail_->bytes();
     tail_->storage = storage;
+    tail_->changes = changes;
     drop_sealed(cache_, tail_, s->sealed);
     add_rows(cache_, tail_, halves);
     kept_bytes += tail_->bytes() - before;

@@ -3,7 +3,8 @@
 // Tokens at a position of an extent do not change while the epoch of the sequence is the same, except that an append may be rolled
 // back (also one that was prepared, by another session) or an older copy loaded, and others put in its place. So of what is kept
 // the newest row that the header speaks of is looked at first: it must lie where it was read, of the same transaction and seen by
-// the snapshot. Rows before it were there before it. Kept tokens are given only to who may read the table as a whole.
+// the snapshot. Rows before it were there before it, and nobody has changed them by hand since (tail_changes.h). Kept tokens are
+// given only to who may read the table as a whole.
 #pragma once
 
 #include "pg/kv/source.h"
