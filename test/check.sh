@@ -22,7 +22,7 @@ test_source() {
         SOURCE=$RUN/source
         rm -rf "$SOURCE"
         mkdir -p "$SOURCE/test"
-        cp -r "$ROOT/sql" "$ROOT/expected" "$SOURCE"
+        cp -r "$ROOT/sql" "$ROOT/expected" "$ROOT/README.md" "$ROOT/docs" "$SOURCE"
         cp -r "$ROOT/test/t" "$ROOT/test/data" "$SOURCE/test"
     fi
 }

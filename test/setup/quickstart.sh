@@ -17,12 +17,26 @@ figure() { printf '  %-18s %s\n' "$1" "$2"; }
 sql() { psql -X -q -At -v ON_ERROR_STOP=1 -v k=$K -v shown="$SHOWN_QUERY" -d quickstart "$@"; }
 since() { awk -v a="$1" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }'; }
 
+show_build() { # while the process lives; a line every ten seconds
+    local waited=0 objects
+    while kill -0 "$1" 2> /dev/null; do
+        sleep 1
+        waited=$((waited + 1))
+        [ $((waited % 10)) = 0 ] || continue
+        objects=$(find "$BUILD/core" "$BUILD/pg" -name '*.o' -newer "$BUILD/install.log" 2> /dev/null | wc -l)
+        printf '  %-10s %s s  %s\n' '' "$waited" "$objects objects"
+    done
+}
+
 prepare() {
     local started
     use_postgres
     step postgres "$("$PG_CONFIG" --version)"
     started=$(date +%s.%N)
-    "$SETUP/pgroot.sh"
+    step build "compiles; minutes the first time, and more where nvcc is found: kernels for the GPU (log: build/install.log)"
+    "$SETUP/pgroot.sh" &
+    show_build $!
+    wait $! || exit 1
     choose_run_folder
     step build "vector.so, installed into ${PGROOT#"$ROOT"/} ($(since "$started"))"
     "$SETUP/cluster.sh" start "$CLUSTER"

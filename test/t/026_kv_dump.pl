@@ -23,6 +23,13 @@ my %before = map { $_ => attend_all($node, $_) } qw(chat exact);
 my $listed = "SELECT cache, sealed, tail, tiles, layers, q_heads, kv_heads, head_dim, codec, tail_tokens, model, revision FROM kv.caches ORDER BY cache::text";
 my $caches = $node->safe_psql('postgres', $listed);
 
+# What docs/kv.md says about moving one cache.
+sub recipe
+{
+	my $text = slurp_file("$FindBin::RealBin/../../docs/kv.md");
+	return $text =~ /\*\*Moving one cache\.\*\*.*?```sh\n(.*?)```/s ? $1 : die 'docs/kv.md has no recipe';
+}
+
 sub in { my ($database, $sql) = @_; return $node->safe_psql($database, $sql); }
 
 foreach my $format (qw(plain custom))
@@ -83,14 +90,30 @@ foreach my $format (qw(plain custom))
 	is(in('adopted', "SELECT count(*) > 0 FROM chat_tile WHERE seq = 9"), 't', 'adopted: it has its view');
 	my $tokens = "kv.slice((SELECT value FROM kv_sample WHERE name = 'k_post'), 2, 200, 100)";
 	is(in('adopted', "SELECT kv.append('chat', 9, $tokens, $tokens, 200, 'SmolLM2-135M')"), '300', 'adopted: it takes tokens');
-	# The documentation's query makes the call.
-	my $call = in('postgres', "SELECT format('SELECT kv.adopt_cache(%L, %s, %s, %s, %s, %L, %L, %s, %s, %s, %L, %L, %L, %L, %L, %L, coalesce(%L, ''half''), %L)', cache, layers, q_heads, kv_heads, head_dim, "
-		  . "codec, CASE WHEN tail_logged THEN 'logged' ELSE 'unlogged' END, tail_tokens, sink_tokens, value_dim, values_in_keys, model, revision, keys, rope_theta, rope_dims, rope_pairing, rope_frequencies) "
-		  . "FROM kv.caches WHERE cache = 'chat'::regclass");
+	# Once more, by the call that kv.caches tells.
+	my $call = in('postgres', recipe() =~ /-c "(SELECT format\(.*?'chat'::regclass)"/s ? $1 : die 'no query in the recipe');
 	in('adopted', "DELETE FROM kv.caches; DROP VIEW chat_tile; $call");
 	is(in('adopted', $listed), (grep { /^chat\|/ } split /\n/, $caches)[0], 'adopted: by the call that kv.caches tells');
 	is(in('adopted', "SELECT count(*) > 0 FROM chat_tile WHERE seq = 9"), 't', 'adopted: a missing view is made');
 	in('adopted', "SELECT kv.drop_cache('chat')");
+}
+
+# The recipe of docs/kv.md as it is printed.
+{
+	my $folder = $node->basedir . '/recipe';
+	mkdir $folder;
+	in('postgres', 'CREATE DATABASE mydb TEMPLATE template0; CREATE DATABASE other TEMPLATE template0');
+	my $numbers = "CREATE FUNCTION pg_temp.n(t int) RETURNS kv.tensor LANGUAGE sql AS 'SELECT kv.reshape(array_agg(sin(i))::real[]::kv.tensor, ARRAY[2, 1, t, 16]) FROM generate_series(1, 32 * t) i'";
+	my $fill = sub { return "$numbers; SELECT kv.append('chat', 1, pg_temp.n(300), pg_temp.n(300))" };
+	in('mydb', "CREATE EXTENSION vectorkv CASCADE; SELECT kv.create_cache('chat', 2, 2, 1, 16, 'int4', 'unlogged', model => 'it''s \\ ours', keys => 'before_rope', rope_theta => 10000, rope_pairing => 'interleaved'); " . $fill->());
+	in('other', 'CREATE EXTENSION vectorkv CASCADE');
+	my $script = "cd '$folder' && set -e && " . recipe();
+	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port);
+	my ($out, $err) = run_command([ 'bash', '-c', $script ]);
+	is($err, '', 'recipe: no error');
+	like($out, qr/\(0 rows\)\s*$/, 'recipe: the cache is sound');
+	my $answer = "SELECT kv.attend('chat', '{1}', 1, kv.reshape(array_fill(0.1::real, '{32}')::kv.tensor, '{1,2,16}')), (SELECT row(model, keys, rope_theta, rope_pairing, tail_logged) FROM kv.caches)";
+	is(in('other', $answer), in('mydb', $answer), 'recipe: and answers as before');
 }
 
 # COPY: tiles as they are stored.  Read again they are checked and get a new content id; answers do not change.
