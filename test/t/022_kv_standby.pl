@@ -73,6 +73,23 @@ foreach my $call ("append('chat', 2, k(0, 1), v(0, 1))", "append('chat', 99, k(0
 	like(sqlstate_of($standby, "SELECT kv.$call"), qr/^25006: /, "a standby refuses kv.$call");
 }
 
+# A session of the standby keeps a tail, and hears of rows that are changed by hand on the primary.
+{
+	my $session = $standby->background_psql('postgres');
+	my $asked = "SELECT kv.attend('chat', '{500}', 0, q_batch(0, 1))";
+	$primary->safe_psql('postgres', "SELECT kv.append('chat', 500, k(0, 100), v(0, 100))");
+	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('write'));
+	my $before = $session->query($asked);
+	is($session->query($asked), $before, 'a session of the standby attends');
+	my $row = "extent = (SELECT kv.own_extent(extents) FROM chat WHERE seq = 500) AND chunk = 0 AND pos =";
+	$primary->safe_psql('postgres', "UPDATE chat_tail SET kv = (SELECT kv FROM chat_tail WHERE $row 50) WHERE $row 20");
+	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('write'));
+	my $after = $standby->safe_psql('postgres', $asked);
+	isnt($after, $before, 'another token is another answer');
+	is($session->query($asked), $after, 'and the session that kept the tail gives it');
+	$session->quit;
+}
+
 $primary->stop;
 $standby->promote;
 my ($done, $error) = finish_client(start_client($standby, my $work = random_work('exact', $model, 0, 30)));
