@@ -1,5 +1,5 @@
 # After deletions and vacuum an index answers about as well as one that is built anew from what is left: also where whole groups of
-# rows went, in one pass or in several, and with short lists of links.
+# rows went, in one pass or in many, and with short lists of links. A seed and one thread make each graph the same every time.
 use strict;
 use warnings;
 use FindBin;
@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use Test::More;
 use VectorKV;
 
-my $node = new_node('vacuum_recall');
+my $node = new_node('vacuum_recall', settings => [ 'vectorkv.build_seed = 1', 'max_parallel_maintenance_workers = 0' ]);
 load_sample($node, 'items', 'vector');
 load_queries($node, 'queries', 'vector');
 more_rows($node, 'dense', 'items', 'queries', 3);
@@ -41,8 +41,9 @@ sub after_deletions
 	return;
 }
 
-# The margins are four times what two builds of the same rows differ by.
-after_deletions(4, 'whole', 0.75, 1, 0.07);
-after_deletions(16, 'scattered', 0.5, 2, 0.025);
+# When lists kept nearly every link, twenty passes were 0.06 and 0.05 behind.
+after_deletions(4, 'whole', 0.75, 1, 0.02);
+after_deletions(4, 'whole', 0.75, 20, 0.02);
+after_deletions(16, 'scattered', 0.5, 2, 0.01);
 
 done_testing();

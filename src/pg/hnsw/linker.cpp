@@ -148,7 +148,7 @@ bool Linker::lives(uint32_t id)
     return answers;
 }
 
-bool Linker::force(uint32_t from, uint32_t to)
+bool Linker::force(uint32_t from, uint32_t to, uint32_t *handed_on)
 {
     const uint32_t max = index_.shape().max_links(0);
     std::vector<uint32_t> list(view_.max_links());
@@ -166,8 +166,9 @@ bool Linker::force(uint32_t from, uint32_t to)
         size_t out = n - 1;
         while (out > 0 && !lives(list[out])) --out;
         const uint32_t moved = list[out];
+        const bool hand_on = lives(moved);
         // The way to the node that loses its link leads through `to` from the moment it is lost.
-        if (lives(moved))
+        if (hand_on)
             change_list(to, 0, [&](uint32_t *theirs, uint32_t *count) {
                 if (std::find(theirs, theirs + *count, moved) != theirs + *count || moved == to) return false;
                 if (*count < max)
@@ -178,7 +179,10 @@ bool Linker::force(uint32_t from, uint32_t to)
             });
         std::vector<uint32_t> after(now.begin(), now.end());
         after[out] = to;
-        if (replace(from, 0, now, after)) return true;
+        if (replace(from, 0, now, after)) {
+            if (handed_on && hand_on) *handed_on = moved;
+            return true;
+        }
     }
 }
 

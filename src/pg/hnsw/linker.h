@@ -22,8 +22,8 @@ public:
     // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards.
     bool add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level);
     // Links from -> to whatever it takes: the link that gives way is made from `to` instead. Only a node that is gone is not linked
-    // from: false.
-    bool force(uint32_t from, uint32_t to);
+    // from: false. *handed_on: what is linked from `to` now.
+    bool force(uint32_t from, uint32_t to, uint32_t *handed_on = nullptr);
     // The list of a level, replaced if it still is what it was; false if somebody changed it.
     bool replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after);
     void remove_if(uint32_t node, int level, const std::function<bool(uint32_t)> &gone);

@@ -5,8 +5,8 @@
 //              and a node that still is pending has been left so: if it is whole, it is treated as others from here on
 //   entry      a dead entry point gives way to the highest live node that the sweep met
 //   reach      live nodes that no path over live nodes leads to are attached: from here on the dead are not needed any more
-//   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp); links between live nodes stay,
-//              or can be made up for; then the nodes newly linked to are offered a link back, as after an insertion
+//   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp); the links by which the step
+//              before came to each live node stay; then the nodes linked to are offered a link back, as after an insertion
 //   reach      once more, for what insertions did meanwhile (vacuum_reach.cpp); links to dead nodes that are left go
 //   barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page
 //   free       dead nodes become free slots; nothing leads to them any more
@@ -32,11 +32,11 @@ public:
     void run(IndexBulkDeleteCallback callback, void *state);
 
 private:
-    struct NewLink {
+    struct Offer {
         uint32_t to;
         int level;
         uint32_t from;
-        auto operator<=>(const NewLink &) const = default;
+        auto operator<=>(const Offer &) const = default;
     };
 
     // The items of a page of tids, by number.
@@ -82,12 +82,13 @@ private:
     void repair_page(BlockNumber block);
     void repair_upper(BlockNumber block);
     void repair(uint32_t node, int level, std::vector<uint32_t> before);
-    void remember_new(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after);
+    void remember_offers(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after);
     std::vector<uint32_t> repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list);
     bool wants_search(int level, double lost);
     const std::vector<uint32_t> &stand_ins_of(uint32_t node, int level);
     void forget_stand_ins();
-    void keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
+    bool needs_link(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept);
+    void keep_paths(uint32_t node, const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
     void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
     void candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out);
     void link_back();
@@ -95,6 +96,7 @@ private:
     // vacuum_reach.cpp
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
+    static uint8_t way_from(uint32_t node);
     void attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached);
     void find_unfinished();
     void finish(uint32_t node);
@@ -119,8 +121,10 @@ private:
     std::vector<uint32_t> pending_;            // live nodes that were being inserted when the sweep met them
     std::unordered_set<uint32_t> unfinished_;  // those of them that nobody is inserting any more
     uint32_t kept_entry_ = kNoNode;            // a dead entry point that nothing could take the place of
-    std::vector<NewLink> new_links_;
     uint64_t asked_by_chance_ = 0;
+    // By node id: what tells the node that the last flood came from, nearly always; 0: it was not met. Empty if memory is short.
+    std::vector<uint8_t> way_;
+    std::vector<Offer> offers_;
     std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
     std::vector<SeenItem> seen_items_;
     std::vector<std::pair<PageKind, ItemPointerData>> loose_items_;

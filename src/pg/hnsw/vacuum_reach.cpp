@@ -6,7 +6,8 @@
 
 namespace vkv::hnsw {
 
-// What is met is marked; the dead are met, but lead nowhere.
+// What is met is marked; the dead are met, but lead nowhere. Depth first: then the ways to all nodes leave each list by a link or
+// two, and others may be exchanged.
 void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
 {
     auto mark = [&](uint32_t id) {
@@ -15,14 +16,25 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
         reached[id] = true;
         return true;
     };
-    std::vector<uint32_t> queue{from}, links(view_.max_links());
+    std::vector<uint32_t> path{from}, links(view_.max_links());
     mark(from);
-    for (size_t head = 0; head < queue.size(); ++head) {
-        pace();
-        const uint32_t n = view_.neighbors(queue[head], 0, links.data());
-        for (uint32_t i = 0; i < n; ++i)
-            if (mark(links[i]) && !dead(links[i])) queue.push_back(links[i]);
-        if (has_dead(links.data(), n)) stale_.push_back(queue[head]);
+    for (bool first = true; !path.empty();) {
+        if (first)
+            pace();
+        else
+            poll_interrupts();
+        const uint32_t node = path.back();
+        const uint32_t n = view_.neighbors(node, 0, links.data());
+        if (first && has_dead(links.data(), n)) stale_.push_back(node);
+        first = false;
+        const uint32_t *next = std::find_if(links.data(), links.data() + n, [&](uint32_t id) { return mark(id) && !dead(id); });
+        first = next != links.data() + n;
+        if (first) {
+            if (*next < way_.size()) way_[*next] = way_from(node);
+            path.push_back(*next);
+        } else {
+            path.pop_back();
+        }
     }
 }
 
@@ -32,6 +44,8 @@ void Vacuum::reach_all()
     if (entry.node == kNoNode) return;
     std::vector<bool> reached(static_cast<size_t>(blocks_) * shape_.per_page);
     stale_.clear();
+    const bool room = reached.size() <= static_cast<size_t>(maintenance_work_mem) * 1024 / 4;
+    way_.assign(room ? reached.size() : 0, 0);
     flood(entry.node, reached);
     for (BlockNumber block = 1; block < blocks_; ++block) {
         poll_interrupts();
@@ -50,6 +64,12 @@ void Vacuum::reach_all()
     }
 }
 
+uint8_t Vacuum::way_from(uint32_t node)
+{
+    constexpr uint32_t kSpread = 2654435761;
+    return static_cast<uint8_t>(1 + (node * kSpread >> 16) % UINT8_MAX);
+}
+
 void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached)
 {
     std::vector<uint8_t> code;
@@ -61,8 +81,13 @@ void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reac
     view_.set_scorer(nullptr);
     std::erase_if(found, [&](const graph::Candidate &c) { return c.id >= reached.size() || !reached[c.id]; });
     found.push_back({0, entry});  // if all else fails
-    for (const graph::Candidate &c : found)
-        if (linker_.force(c.id, node)) return;
+    for (const graph::Candidate &c : found) {
+        uint32_t moved = kNoNode;
+        if (!linker_.force(c.id, node, &moved)) continue;
+        if (node < way_.size()) way_[node] = way_from(c.id);
+        if (moved < way_.size() && way_[moved] == way_from(c.id)) way_[moved] = way_from(node);
+        return;
+    }
 }
 
 // After the barrier: what still is pending, its insertion has left so. It is whole if other tuples have joined it, as indexes of

@@ -3,7 +3,10 @@
 // A list that lost links is chosen anew, by the heuristic that made it, from the links that are left and from the nodes that stand
 // in for those that are lost (Singh et al. 2021, FreshDiskANN, section 4.2): mostly pages around the node. None of these may be
 // left out for being far: the few links between groups of rows are what the rest is found by. Where much is gone, a search adds
-// what the neighbourhood cannot give. Then every node that was newly linked to is offered the link back.
+// what the neighbourhood cannot give. Then the best of the list, and every node that is new to it, are offered a link back.
+//
+// A list must change freely, or the graph hardens pass by pass. It keeps only the way on which reach_all() came to a node: one link
+// of all that lead there. So whatever has been repaired when vacuum ends, paths over live nodes lead to every row.
 
 #include <algorithm>
 #include <unordered_set>
@@ -16,6 +19,7 @@ namespace vkv::hnsw {
 namespace {
 
 constexpr uint32_t kFewLinks = 8;
+constexpr size_t kBest = 8;  // of a list
 constexpr size_t kFewStandIns = 3, kStandIns = 8;
 constexpr size_t kStandInBytes = 150;  // of memory, about
 
@@ -25,7 +29,7 @@ void Vacuum::repair_nodes()
 {
     const size_t memory = static_cast<size_t>(maintenance_work_mem) * 1024 / 4;
     for (BlockNumber block = 1; block < blocks_; ++block) {
-        if (new_links_.size() * sizeof(NewLink) > memory) link_back();
+        if (offers_.size() * sizeof(Offer) > memory) link_back();
         if (stand_ins_.size() * kStandInBytes > memory) forget_stand_ins();
         PageKind kind{};
         {
@@ -90,7 +94,7 @@ void Vacuum::repair_page(BlockNumber block)
         }
         std::copy(c.after.begin(), c.after.end(), list);
         n->links = static_cast<uint8_t>(c.after.size());
-        remember_new(c.node, 0, c.before, c.after);
+        remember_offers(c.node, 0, c.before, c.after);
     }
     pages.commit();
     for (const Change *c : late) repair(c->node, 0, c->before);
@@ -132,7 +136,7 @@ void Vacuum::repair(uint32_t node, int level, std::vector<uint32_t> before)
     for (int tries = 0; tries < kTries; ++tries) {
         const std::vector<uint32_t> after = repaired_list(node, level, before);
         if (linker_.replace(node, level, before, after)) {
-            remember_new(node, level, before, after);
+            remember_offers(node, level, before, after);
             return;
         }
         const uint32_t n = view_.neighbors(node, level, now.data());
@@ -142,10 +146,13 @@ void Vacuum::repair(uint32_t node, int level, std::vector<uint32_t> before)
     strip_dead(node, level);
 }
 
-void Vacuum::remember_new(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after)
+// The first of a list are its best. They are offered a link back although they have seen the node before: since then their own
+// lists have changed as well.
+void Vacuum::remember_offers(uint32_t node, int level, const std::vector<uint32_t> &before, const std::vector<uint32_t> &after)
 {
-    for (uint32_t id : after)
-        if (std::find(before.begin(), before.end(), id) == before.end()) new_links_.push_back({id, level, node});
+    for (size_t i = 0; i < after.size(); ++i)
+        if (i < kBest || std::find(before.begin(), before.end(), after[i]) == before.end())
+            offers_.push_back({after[i], level, node});
 }
 
 std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std::vector<uint32_t> &list)
@@ -176,7 +183,7 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
     std::sort(candidates.begin(), candidates.end());
     std::vector<uint32_t> chosen;
     for (const graph::Candidate &c : linker_.choose(candidates, list.size())) chosen.push_back(c.id);
-    if (level == 0) keep_paths(live, &chosen);
+    if (level == 0) keep_paths(node, live, &chosen);
     return chosen;
 }
 
@@ -184,7 +191,7 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
 // is, some nodes are searched for by chance, so that what many vacuums take is noticed in the end.
 bool Vacuum::wants_search(int level, double lost)
 {
-    constexpr double kMuch = 0.5, kChance = 0.25;
+    constexpr double kMuch = 0.5, kChance = 0.5;
     return level > 0 || lost >= kMuch || random_share(++asked_by_chance_) < kChance * lost;
 }
 
@@ -214,14 +221,22 @@ const std::vector<uint32_t> &Vacuum::stand_ins_of(uint32_t node, int level)
     return found;
 }
 
-// What only this list leads to stays in it, in the place of the last link that is new.
-void Vacuum::keep_paths(const std::vector<uint32_t> &before, std::vector<uint32_t> *after)
+// Whether a node, once it is not linked from here, may be one that no path leads to: it is where the last flood came to it from
+// here. What that did not meet has come since.
+bool Vacuum::needs_link(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept)
+{
+    if (to < way_.size() && way_[to] != 0) return way_[to] == way_from(from);
+    return !linker_.has_detour(kept, to, 0);
+}
+
+// What the list may not lose stays in it, in the place of the last link that is new.
+void Vacuum::keep_paths(uint32_t node, const std::vector<uint32_t> &before, std::vector<uint32_t> *after)
 {
     auto holds = [](const std::vector<uint32_t> &list, uint32_t id) {
         return std::find(list.begin(), list.end(), id) != list.end();
     };
     for (uint32_t id : before) {
-        if (holds(*after, id) || linker_.has_detour(*after, id, 0)) continue;
+        if (holds(*after, id) || !needs_link(node, id, *after)) continue;
         auto last_new = std::find_if(after->rbegin(), after->rend(), [&](uint32_t link) { return !holds(before, link); });
         if (last_new != after->rend()) *last_new = id;
     }
@@ -252,24 +267,23 @@ void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<ui
         if (e.counts && !dead(e.id) && seen.insert(e.id).second) out->push_back({e.distance, e.id});
 }
 
-// X was linked to Y: then Y may want X, as it would had X been inserted now. All that one node is offered is weighed at once.
+// X links to Y: then Y may want X, as it would had X been inserted now. All that one node is offered is weighed at once.
 void Vacuum::link_back()
 {
-    std::sort(new_links_.begin(), new_links_.end(), [](const NewLink &a, const NewLink &b) {
+    std::sort(offers_.begin(), offers_.end(), [](const Offer &a, const Offer &b) {
         poll_interrupts();
         return a < b;
     });
     std::vector<uint32_t> newcomers;
-    for (size_t i = 0; i < new_links_.size();) {
-        const uint32_t to = new_links_[i].to;
-        const int level = new_links_[i].level;
+    for (size_t i = 0; i < offers_.size();) {
+        const uint32_t to = offers_[i].to;
+        const int level = offers_[i].level;
         newcomers.clear();
-        for (; i < new_links_.size() && new_links_[i].to == to && new_links_[i].level == level; ++i)
-            newcomers.push_back(new_links_[i].from);
+        for (; i < offers_.size() && offers_[i].to == to && offers_[i].level == level; ++i) newcomers.push_back(offers_[i].from);
         for (int tries = 0; tries < 3 && !offer_links(to, level, newcomers); ++tries) {
         }
     }
-    new_links_.clear();
+    offers_.clear();
 }
 
 // False if somebody else changed the list meanwhile.
@@ -294,7 +308,7 @@ bool Vacuum::offer_links(uint32_t node, int level, const std::vector<uint32_t> &
         std::sort(candidates.begin(), candidates.end());
         after.clear();
         for (const graph::Candidate &c : linker_.choose(candidates, max)) after.push_back(c.id);
-        if (level == 0) keep_paths(before, &after);
+        if (level == 0) keep_paths(node, before, &after);
         if (after == before) return true;
     }
     return linker_.replace(node, level, before, after);
