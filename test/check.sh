@@ -2,6 +2,7 @@
 # Every test there is: check.sh all, or the names of some steps.  Installs what is missing, builds into build/, runs servers of its
 # own only, stops them, and sums up.  Each step's output is in build/check/STEP.log; what failed is shown.
 #   VKV_STRESS_SECONDS (60)   how long the concurrency test runs      VKV_FUZZ_SECONDS (60)   how long fuzzing runs, all targets
+#   VKV_BUILD_SEED (1)        makes the graphs of the TAP tests, which are the same in every run
 #   VKV_STORM_SECONDS (120)   how long the storm of test/t/070 runs; test/storm is an hour of it
 # Not among all: pg16 and pg18 (other servers), assert (a server with assertions), smith (random queries on that server;
 # needs sqlsmith).
@@ -166,7 +167,7 @@ tap() {
     temporary=$(as_server_user mktemp -d /tmp/vectorkv.XXXXXX) # short: sockets go there
     as_server_user env TMPDIR="$temporary" PATH="$PGROOT$PG_BINDIR:$PATH" PERL5LIB="$pgxs/test/perl" PG_REGRESS="$pgxs/test/regress/pg_regress" \
         TESTDIR="$RUN/tap" TESTDATADIR="$RUN/tap/data" TESTLOGDIR="$RUN/tap/log" LC_ALL=C.UTF-8 \
-        VKV_STRESS_SECONDS="${VKV_STRESS_SECONDS:-60}" VKV_CRASH_ROUNDS="${VKV_CRASH_ROUNDS:-5}" \
+        VKV_BUILD_SEED="${VKV_BUILD_SEED:-1}" VKV_STRESS_SECONDS="${VKV_STRESS_SECONDS:-60}" VKV_CRASH_ROUNDS="${VKV_CRASH_ROUNDS:-5}" \
         VKV_STORM_SECONDS="${VKV_STORM_SECONDS:-120}" VKV_STORM_ROUND="${VKV_STORM_ROUND:-20}" VKV_STORM_SEED="${VKV_STORM_SEED:-20261130}" \
         sh -c 'cd "$1" && shift && exec prove "$@"' sh "$SOURCE" -j "$jobs" --timer ${VKV_TAP:-$(cd "$SOURCE" && ls test/t/*.pl)} || status=$?
     rm -rf "$temporary"

@@ -338,14 +338,14 @@ TEST(HelperClients, MalformedRequests)
 
 TEST(HelperClients, PingsAreAnsweredWhileALaunchRuns)
 {
-    ServerThread server(cpu_device(64, 2, 200000));
+    ServerThread server(cpu_device(64, 2, 1000000));
     const Extent extent({kv::Codec::f16, 2, 64, 64, 5, 0}, 0, 10, 1);
     RawClient client(server.socket());
     client.hello();
     client.send(Verb::submit, client.write_request(extent));
     client.fill(extent, client.receive().value().a);
     client.send(Verb::staged, 4);
-    ::usleep(50000);
+    EXPECT_TRUE(wait_for_launch(server.socket(), 20000));
     client.send(Verb::ping, 77);
     const Message pong = client.receive().value();
     EXPECT_EQ(pong.verb, Verb::pong);

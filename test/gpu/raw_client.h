@@ -122,10 +122,22 @@ private:
     uint8_t *area_ = nullptr;
 };
 
+// Until a launch has run for so long; false if none ran for a minute.
+inline bool wait_for_launch(const std::string &socket, uint64_t us = 0)
+{
+    RawClient watch(socket);
+    watch.hello();
+    for (const uint64_t end = now_us() + 60000000; now_us() < end; ::usleep(1000)) {
+        watch.send(offload::Verb::ping, 1);
+        if (watch.receive().value().b > us) return true;
+    }
+    return false;
+}
+
 // Until the counters of a helper say that nothing is under way; the clients that the test still has stay.
 inline bool at_rest(const offload::ArenaHeader &h, uint64_t clients)
 {
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 6000; i++) {
         if (counter(h.clients) == clients && counter(h.slabs_used) == clients * (offload::kFirstArea / offload::kSlabBytes))
             return true;
         ::usleep(10000);

@@ -272,10 +272,10 @@ public:
         do scheduler_->turn();
         while (settle());
     }
-    // Goes on as the device does, until the condition holds; false after five seconds, in which something must have gone wrong.
+    // Goes on as the device does, until the condition holds; false after a minute, in which something must have gone wrong.
     bool until(const std::function<bool()> &holds)
     {
-        const uint64_t end = now_us() + 5000000;
+        const uint64_t end = now_us() + 60000000;
         for (;;) {
             turn();
             if (holds()) return true;

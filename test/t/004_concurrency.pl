@@ -8,7 +8,7 @@ use Test::More;
 use VectorKV;
 
 my $seconds = $ENV{VKV_STRESS_SECONDS} // 60;
-my $node = new_node('concurrency', settings => ['max_connections = 40', 'deadlock_timeout = 200ms']);
+my $node = new_node('concurrency', settings => ['max_connections = 40', 'max_parallel_maintenance_workers = 2', 'deadlock_timeout = 200ms']);
 load_sample($node, 'sample', 'vector');
 load_queries($node, 'queries', 'vector', rows => 100);
 $node->safe_psql('postgres', <<'SQL');

@@ -11,7 +11,7 @@ use VectorKV;
 
 my $rounds = $ENV{VKV_CRASH_ROUNDS} // 5;
 srand(20240607);
-my $node = new_node('crash', settings => ['checkpoint_timeout = 30s', 'wal_writer_delay = 10ms', 'restart_after_crash = off']);
+my $node = new_node('crash', settings => ['checkpoint_timeout = 30s', 'wal_writer_delay = 10ms', 'restart_after_crash = off', 'max_parallel_maintenance_workers = 2']);
 load_sample($node, 'sample', 'vector');
 load_queries($node, 'queries', 'vector', rows => 50);
 

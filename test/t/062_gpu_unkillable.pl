@@ -85,7 +85,7 @@ my $begun = time;
 my ($got, $why) = split /\n/, $node->safe_psql('postgres', "SET vectorkv.gpu = on; SET vectorkv.gpu_timeout = 0; SET vectorkv.gpu_test_fault = hang; $attend; SELECT last_reason FROM kv.gpu_session()");
 my $took = time - $begun;
 ok($got eq $answer, 'the CPU answers who waits for a helper that was killed');
-cmp_ok($took, '<', 8, sprintf 'soon (%.1f s)', $took);
+cmp_ok($took, '<', 30, sprintf 'soon (%.1f s)', $took);
 like($why, qr/killed|ended|lost|died/, "because it was lost: $why");
 ok(kill(0, $stuck), 'the killed process is still there');
 isnt(status($node, 'state'), 'ready', 'nobody is sent to it');
@@ -107,7 +107,7 @@ kill 'USR1', $last;  # which waits for the tracer: it does not hear of SIGTERM e
 $begun = time;
 $node->stop('fast');
 $took = time - $begun;
-cmp_ok($took, '<', 12, sprintf 'the server stops in %.1f s', $took);
+cmp_ok($took, '<', 30, sprintf 'the server stops in %.1f s', $took);
 ok(kill(0, $last), 'before its helper has');
 append_to_file("$base/let_go", '');
 done_testing();

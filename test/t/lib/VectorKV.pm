@@ -27,14 +27,15 @@ my %column = (vector => 'vector(384)', halfvec => 'halfvec(384)', sparsevec => '
 sub operator_of { return $operator{ $_[0] }; }
 sub opclass_of { my ($type, $metric) = @_; return "${type}_${metric}_ops"; }
 
-# A started server with the extension; the settings are lines of postgresql.conf.
+# A started server with the extension; the settings are lines of postgresql.conf.  Its indexes are the same in every run: their seed is
+# fixed (VKV_BUILD_SEED), and they are built by one thread unless the settings say otherwise.
 sub new_node
 {
 	my ($name, %param) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	$node->init(allows_streaming => $param{streaming} // 0);
 	$node->append_conf('postgresql.conf', join("\n", "shared_buffers = 64MB", "log_statement = none", "max_wal_size = 1GB",
-			"autovacuum = off", @{ $param{settings} // [] }, ''));
+			"autovacuum = off", 'vectorkv.build_seed = ' . ($ENV{VKV_BUILD_SEED} // 1), 'max_parallel_maintenance_workers = 0', @{ $param{settings} // [] }, ''));
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION vector');
 	return $node;
