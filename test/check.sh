@@ -68,7 +68,7 @@ step_install() {
 
 runner=() # of tests
 core_tests() { # folder, options of ctest; a test that hangs fails
-    "${runner[@]}" ctest --test-dir "$BUILD/$1" --output-on-failure --no-tests=error --timeout 240 "${@:2}"
+    "${runner[@]}" ctest --test-dir "$BUILD/$1" --output-on-failure --no-tests=error --timeout 600 "${@:2}"
 }
 
 step_unit() { core_build unit -DVKV_TESTS=ON -DVKV_CUDA=OFF && core_tests unit -j "$jobs"; }
@@ -103,7 +103,7 @@ step_tsan() {
     ! setarch "$(uname -m)" -R true 2> /dev/null || runner=(setarch "$(uname -m)" -R)
     cmake -S "$ROOT" -B "$BUILD/tsan" -G 'Unix Makefiles' -DVKV_TESTS=ON -DVKV_SANITIZE=thread &&
         cmake --build "$BUILD/tsan" --parallel "$jobs" --target "${tests[@]}" &&
-        TSAN_OPTIONS=report_thread_leaks=0 core_tests tsan -R "^($(IFS="|"; echo "${tests[*]}"))\$"
+        TSAN_OPTIONS=report_thread_leaks=0 core_tests tsan -j "$jobs" -R "^($(IFS="|"; echo "${tests[*]}"))\$"
 }
 
 step_fuzz() {

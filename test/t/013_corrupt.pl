@@ -12,7 +12,7 @@ my $page = 8192;
 srand(7);
 my $node = PostgreSQL::Test::Cluster->new('corrupt');
 $node->init(extra => [ check_option('--no-data-checksums') ]);
-$node->append_conf('postgresql.conf', "autovacuum = off\nlog_statement = none\nrestart_after_crash = off\n");
+$node->append_conf('postgresql.conf', "autovacuum = off\nlog_statement = none\nrestart_after_crash = off\nvectorkv.build_seed = 1\nmax_parallel_maintenance_workers = 0\n");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION vector');
 load_sample($node, 'items', 'vector', rows => 1000);

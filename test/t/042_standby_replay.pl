@@ -90,7 +90,7 @@ SKIP:
 sub wait_for_file
 {
 	my ($file) = @_;
-	foreach (1 .. 200)
+	foreach (1 .. 1200)
 	{
 		return 1 if -e $file;
 		usleep(50_000);
