@@ -113,6 +113,7 @@ private:
         const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
         if (level > 0 || s.has_payload()) finish_node(node, upper, payload, true);  // before links lead to it
         bool linked = false;
+        linker.insert(node, entry.node);
         for (int l = level; l >= 0; --l)
             for (const graph::Candidate &c : chosen[static_cast<size_t>(l)]) {
                 poll_interrupts();

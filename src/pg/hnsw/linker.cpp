@@ -78,8 +78,30 @@ bool Linker::has_detour(std::span<const uint32_t> kept, uint32_t lost, int level
     return false;
 }
 
-// Which link of a full list gives way to `to`: the one the heuristic would not keep, if it can be reached another way; else the
-// next worst.
+// Gives the inserted node a link that another list loses to it, in place of its own last one that nothing relies on; at most half
+// of its links are others'. A link to a dead node is not handed on: vacuum may have done with the list that it would come into.
+bool Linker::hand_over(uint32_t lost, int level)
+{
+    if (!lives(lost)) return false;
+    const uint32_t max = index_.shape().max_links(level);
+    const bool done = change_list(inserted_, level, [&](uint32_t *list, uint32_t *n) {
+        if (*n < max) {
+            list[(*n)++] = lost;
+            return true;
+        }
+        for (uint32_t i = *n; i-- > *n / 2;)
+            if (std::find(relied_on_.begin(), relied_on_.end(), std::pair{level, list[i]}) == relied_on_.end()) {
+                list[i] = lost;
+                return true;
+            }
+        return false;
+    });
+    if (done) relied_on_.emplace_back(level, lost);
+    return done;
+}
+
+// Which link of a full list gives way to `to`: the one the heuristic would not keep, if it can be reached another way or `to` can
+// become one; else the next worst.
 bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
                          uint32_t *victim)
 {
@@ -112,6 +134,11 @@ bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> 
     for (size_t i = 0; i < std::min(kTries, order.size()); ++i) {
         if (order[i] == to) return false;  // the worst that may go is the newcomer itself
         if (has_detour(kept, order[i], level)) {
+            if (to == inserted_ && has_detour({&to, 1}, order[i], level)) relied_on_.emplace_back(level, order[i]);
+            *victim = order[i];
+            return true;
+        }
+        if (to == inserted_ && hand_over(order[i], level)) {
             *victim = order[i];
             return true;
         }

@@ -1,8 +1,8 @@
 // Links between nodes on pages, one page change at a time. Used by insertions and by vacuum's repairs.
 //
 // A full list that takes a new link loses another one. So that no node becomes unreachable by that, a link p -> z is only dropped
-// if p keeps a neighbour that links to z. (Two writers may each rely on what the other drops; vacuum reattaches what that leaves
-// behind.)
+// if p keeps a neighbour that links to z, or takes it for a node that is being inserted, which then links to z itself. (Two writers
+// may each rely on what the other drops; vacuum reattaches what that leaves behind.)
 #pragma once
 
 #include <functional>
@@ -21,6 +21,13 @@ public:
     std::vector<graph::Candidate> choose(std::span<const graph::Candidate> found, size_t max);
     // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards.
     bool add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level);
+    // The node that is being inserted: lists that take it may hand the links it displaces over to it. Its link to `entry`, if it
+    // has one, stays.
+    void insert(uint32_t node, uint32_t entry)
+    {
+        inserted_ = node;
+        relied_on_.assign(1, {0, entry});
+    }
     // Links from -> to whatever it takes: the link that gives way is made from `to` instead. Only a node that is gone is not linked
     // from: false. *handed_on: what is linked from `to` now.
     bool force(uint32_t from, uint32_t to, uint32_t *handed_on = nullptr);
@@ -36,6 +43,7 @@ private:
     bool lives(uint32_t id);
     bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
                      uint32_t *victim);
+    bool hand_over(uint32_t lost, int level);
     template <class Change>
     bool change_list(uint32_t node, int level, Change &&change);
 
@@ -43,6 +51,8 @@ private:
     PageView &view_;
     CodeSet set_;
     graph::Selected selected_;
+    uint32_t inserted_ = graph::kNoNode;
+    std::vector<std::pair<int, uint32_t>> relied_on_;  // the level and end of its links that are others' only known way
 };
 
 }  // namespace vkv::hnsw
