@@ -1,4 +1,5 @@
--- Rows come in the order of the operator, to its last bit, although codes and sums make distances in other ways.
+-- Rows come in the order of the operator, to its last bit, although codes and sums make distances in other ways. Under cosine, where 1 - dot
+-- has few digits in single precision, they come in the order of double precision: there the operator may be off by its rounding.
 --
 -- In each table are many rows whose distances from the query are the same but for what rounding does: the same differences in another
 -- order, far from the origin and near it, long and short. The operator is asked about each row by itself, and may never say less than for
@@ -31,16 +32,18 @@ DECLARE
   col text := CASE type WHEN 'vector' THEN 'v' ELSE 'h' END;
   q record;
   found record;
+  slack float8;
 BEGIN
   wrong := 0;
   rows := 0;
+  slack := CASE op WHEN '<=>' THEN 2e-6 ELSE 0 END;
   FOR kind_of IN 0 .. 3 LOOP
     EXECUTE 'CREATE TEMP TABLE hnoo_some AS SELECT id, v, h FROM hnoo WHERE kind = ' || kind_of;
     EXECUTE format('CREATE INDEX hnoo_some_idx ON hnoo_some USING hnsw (%s %s) WITH (m = 8, ef_construction = 40, %s)', col, opclass, options);
     FOR q IN SELECT v FROM hnoo_query WHERE kind = kind_of LOOP
       EXECUTE format('WITH answer AS MATERIALIZED (SELECT id, row_number() OVER () AS place FROM (SELECT id FROM hnoo_some ORDER BY %1$s %2$s $1::%3$s LIMIT 250) a),
           told AS MATERIALIZED (SELECT place, hnoo_some.%1$s %2$s $1::%3$s AS distance FROM answer JOIN hnoo_some USING (id))
-        SELECT count(*) FILTER (WHERE distance < before) AS wrong, count(*) AS rows FROM (SELECT distance, lag(distance) OVER (ORDER BY place) AS before FROM told) AS b', col, op, type)
+        SELECT count(*) FILTER (WHERE distance < before - %4$s) AS wrong, count(*) AS rows FROM (SELECT distance, lag(distance) OVER (ORDER BY place) AS before FROM told) AS b', col, op, type, slack)
         INTO found USING q.v;
       wrong := wrong + found.wrong;
       rows := rows + found.rows;

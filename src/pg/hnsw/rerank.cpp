@@ -37,13 +37,16 @@ Datum HeapReader::indexed_value(bool *isnull)
     return values[0];
 }
 
-// What the operator says, bit for bit, so that rows come in its order; what it calls no number comes last.
+// What the operator says, bit for bit, so that rows come in its order; what it calls no number comes last. But for cosine: 1 - dot
+// of vectors that are close has few digits in single precision, and the order of what it cannot tell apart is better known in
+// double.
 static double settled_distance(Metric metric, const VectorView &query, const VectorView &x)
 {
     const bool dense = query.scalar == Scalar::f32 || query.scalar == Scalar::f16;
     if (!dense) return exact_distance(metric, query, x);
     const double d = nearest::Distance{metric, query.scalar, query.dim}.compared(query.data, x.data);
-    return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
+    if (std::isnan(d)) return std::numeric_limits<double>::infinity();
+    return metric == Metric::cosine && std::isfinite(d) ? exact_distance(metric, query, x) : d;
 }
 
 std::optional<double> HeapReader::distance(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape,
