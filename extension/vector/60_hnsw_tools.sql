@@ -1,7 +1,7 @@
 -- hnsw: looking at an index
 
 -- Walks a whole index and reports what is wrong with it, a row for each problem; no row when it is sound. heap_all: also looks for rows of the
--- table that the index lacks. searches: also for nodes that a search with hnsw.ef_search candidates for their own vector does not find, which takes
+-- table that the index lacks. searches: also for vectors for which a query does not find a row of theirs, nor one as far, which takes
 -- a search for each. Keeps writers out while it runs, for a role that may LOCK TABLE IN SHARE MODE. Needs the right to read the table, all rows of it.
 CREATE FUNCTION hnsw_check(index regclass, heap_all boolean DEFAULT false, searches boolean DEFAULT false,
 		OUT block bigint, OUT slot integer, OUT problem text)

@@ -68,12 +68,8 @@ INSERT INTO variant SELECT i, l2_normalize(s.embedding + (SELECT array_agg((1e-4
 CREATE INDEX variant_e ON variant USING hnsw (e vector_cosine_ops)});
 ok_all_found('variant', 'variants of texts', op => '<=>', ids => 'id < 100');
 
-# An index that was empty knows no groups: the search that goes on finds them.
+# An index that was empty knows no groups: links are chosen by the table's vectors, and the search that goes on finds all of a group.
 $node->safe_psql('postgres', 'CREATE TABLE late (LIKE doc); CREATE INDEX late_e ON late USING hnsw (e vector_l2_ops); INSERT INTO late SELECT * FROM doc ORDER BY id % 10, id');
-{
-	my ($first, $recall) = measure('late');
-	cmp_ok($first, '>=', 0.9, "inserted: $first come first when asked for by their own vector");
-	ok_recall($recall, 0.95, 'inserted into an index that was empty');
-}
+ok_all_found('late', 'inserted into an index that was empty');
 
 done_testing();

@@ -362,6 +362,11 @@ bool direction_supports(CodecId id, Scalar scalar, Metric metric)
     return metric == Metric::ip && is_dense(scalar) && codec_supports(id, scalar, Metric::cosine);
 }
 
+std::span<const uint8_t> direction_head(std::span<const uint8_t> model, uint32_t dim)
+{
+    return model.first(std::min(model.size(), whiten::head_size(static_cast<Shape>(read_as<Header>(model.data()).shape), dim)));
+}
+
 const char *direction_name(std::span<const uint8_t> model)
 {
     switch (static_cast<Shape>(read_as<Header>(model.data()).shape)) {

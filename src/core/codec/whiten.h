@@ -33,6 +33,9 @@ bool direction_supports(CodecId id, Scalar scalar, Metric metric);
 // The codec of a model that a DirectionTrainer made. Throws Error(index_corrupted) if the model does not fit.
 std::unique_ptr<Codec> make_direction_codec(CodecId id, Scalar scalar, uint32_t dim, std::span<const uint8_t> model);
 
+// The model without that of its inner codec: as that of codec `none` over floats it gives the same distances of vectors themselves.
+std::span<const uint8_t> direction_head(std::span<const uint8_t> model, uint32_t dim);
+
 // What is known of directions by this model, in a word for users: "direction" (nothing), "scaled direction", "whitened direction".
 const char *direction_name(std::span<const uint8_t> model);
 

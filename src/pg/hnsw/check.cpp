@@ -245,33 +245,6 @@ void Checker::check_reach()
         if (is_node(id) && !dead_[id] && !pending_[id] && !reached[id]) report_node(id, "no path leads to it");
 }
 
-// Reachable is not yet found. A group of equals, or of codes that are equal, may be larger than the pool: then what the pool holds
-// is no farther than the node itself.
-void Checker::check_searches()
-{
-    if (!is_node(meta_.entry)) return;
-    PageView view(index_, nullptr);
-    graph::SearchState search;
-    std::vector<uint8_t> code;
-    const auto width = static_cast<size_t>(settings.ef_search);
-    for (uint32_t id = 0; id < level_.size(); ++id) {
-        if (!is_node(id) || dead_[id] || pending_[id] || !view.copy_code(id, &code)) continue;
-        auto scorer = index_.codec().query_code(code.data());
-        view.set_scorer(scorer.get());
-        float own;
-        bool counts;
-        view.score(&id, 1, &own, &counts);
-        const uint32_t from[] = {graph::descend(view, search, meta_.entry, meta_.entry_level, 0, poll_interrupts), meta_.entry};
-        graph::enter(view, search, from, 2, width);
-        graph::search_layer(view, search, 0, poll_interrupts);
-        view.set_scorer(nullptr);
-        const auto &found = search.pool.entries();
-        const bool met = std::any_of(found.begin(), found.end(), [id](const auto &e) { return e.id == id; });
-        if (!met && !(search.pool.full() && found.back().distance <= own))
-            report_node(id, "a search for its own vector does not find it (hnsw.ef_search = " + std::to_string(width) + ")");
-    }
-}
-
 void Checker::check_free_lists()
 {
     for (int kind = 0; kind < kPageKinds; ++kind) {

@@ -16,8 +16,8 @@ using Report = std::function<void(BlockNumber, int, const std::string &)>;
 class Checker {
 public:
     Checker(Relation heap, Relation index, Report report);
-    // heap_all: also that every row of the table that has to be in the index is. searches: also that a search of hnsw.ef_search
-    // candidates for a node's own code finds it, or nothing farther.
+    // heap_all: also that every row of the table that has to be in the index is. searches: also that a query for each vector
+    // comes to one of its rows, or to one that is as near.
     void run(bool heap_all, bool searches);
 
 private:

@@ -28,7 +28,7 @@ int random_level(uint32_t m, uint64_t hash)
 // One statement's insertions into one index.
 class Inserter {
 public:
-    explicit Inserter(Relation rel) : index_(rel)
+    explicit Inserter(Relation rel) : index_(rel), originals_(index_)
     {
         row_context_ = pg_call([] { return AllocSetContextCreate(CurrentMemoryContext, "hnsw insert", ALLOCSET_DEFAULT_SIZES); });
     }
@@ -38,8 +38,9 @@ public:
         return index_.same_storage();
     }
 
-    void insert(Datum value, const ItemPointerData &tid)
+    void insert(Datum value, const ItemPointerData &tid, Relation heap)
     {
+        heap_ = heap;
         MemoryContext old = MemoryContextSwitchTo(row_context_);
         VectorView x;
         if (view_value(index_.shape(), value, &x)) insert(x, tid);
@@ -69,7 +70,10 @@ private:
         }
         auto scorer = codec.linker(x);
         PageView view(index_, scorer.get());
-        const uint32_t node = add_node(view, entry, level, tid);
+        originals_.begin(view, heap_, row_context_, true);
+        exact_scorer_.reset();
+        const uint32_t node = add_node(view, *scorer, x, entry, level, tid);
+        originals_.end();
         hash_insert(index_.rel(), hash_, node);
     }
 
@@ -79,11 +83,13 @@ private:
     }
 
     // The new node can be found when this returns.
-    uint32_t add_node(PageView &view, const Entry &entry, int level, const ItemPointerData &tid)
+    uint32_t add_node(PageView &view, Scorer &scorer, const VectorView &x, const Entry &entry, int level,
+                      const ItemPointerData &tid)
     {
         const Shape &s = index_.shape();
         Linker linker(index_, view);
         std::vector<std::vector<graph::Candidate>> chosen(static_cast<size_t>(level) + 1);
+        int close_level = -1;  // from here down, rows are told apart by their original vectors
         if (entry.node != kNoNode) {
             uint32_t at = graph::descend(view, search_, entry.node, entry.level, level, poll_interrupts);
             std::vector<uint32_t> entries{at};
@@ -96,6 +102,12 @@ private:
                     graph::enter(view, search_, entries.data(), entries.size(), s.ef_construction);
                     graph::search_layer(view, search_, l, poll_interrupts);
                 }
+                if (close_level < 0 && are_too_close(view, scorer, l)) {
+                    close_level = l;
+                    see_originals(view, x, above);
+                    linker.use(&originals_);
+                }
+                if (close_level >= 0) search_originals(view, l);
                 std::vector<graph::Candidate> found;
                 entries.clear();
                 for (const auto &e : search_.pool.entries()) {
@@ -114,18 +126,53 @@ private:
         if (level > 0 || s.has_payload()) finish_node(node, upper, payload, true);  // before links lead to it
         bool linked = false;
         linker.insert(node, entry.node);
-        for (int l = level; l >= 0; --l)
+        for (int l = level; l >= 0; --l) {
+            const bool close = l <= close_level;
+            linker.use(close ? &originals_ : nullptr);
             for (const graph::Candidate &c : chosen[static_cast<size_t>(l)]) {
                 poll_interrupts();
-                const bool added = linker.add(c.id, node, code_, l);
+                const bool added = linker.add(c.id, node, close ? exact_code_ : code_, l);
                 linked |= added && l == 0;
             }
+        }
         for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node);
         // Among nothing but tombstones: the entry, dead too, leads to it. Vacuum keeps it until there is another.
         if (!linked && entry.node != kNoNode) linked = linker.force(entry.node, node);
         if (entry.node == kNoNode || level > entry.level) set_entry(node, level);
         finish_node(node, upper, payload, false);
         return node;
+    }
+
+    // Whether so many of what a search found are so near that codes cannot tell them from the new vector itself that they would not
+    // all be linked to anyway.
+    bool are_too_close(PageView &view, Scorer &scorer, int level) const
+    {
+        const auto &found = search_.pool.entries();
+        const size_t kth = index_.shape().max_links(level) / 2;
+        return originals_.serve() && found.size() >= kth &&
+               is_too_close(view, scorer, code_, {found[kth - 1].distance, found[kth - 1].id});
+    }
+
+    void see_originals(PageView &view, const VectorView &x, std::vector<graph::Candidate> &above)
+    {
+        originals_.encode(x, &exact_code_);
+        exact_scorer_ = originals_.codec().query_code(exact_code_.data());
+        OriginalsView exact(originals_, view, *exact_scorer_);
+        for (graph::Candidate &c : above) {
+            bool counts;
+            exact.score(&c.id, 1, &c.distance, &counts);
+        }
+        std::sort(above.begin(), above.end());
+    }
+
+    // Goes on from what has been found, by the distances of original vectors.
+    void search_originals(PageView &view, int level)
+    {
+        std::vector<uint32_t> from;
+        for (const auto &e : search_.pool.entries()) from.push_back(e.id);
+        OriginalsView exact(originals_, view, *exact_scorer_);
+        graph::enter(exact, search_, from.data(), from.size(), index_.shape().ef_construction);
+        graph::search_layer(exact, search_, level, poll_interrupts);
     }
 
     // A new entry leads to the old one, and so to everything.
@@ -227,11 +274,15 @@ private:
     graph::SearchState search_;
     std::vector<uint8_t> code_, second_;
     uint64_t hash_ = 0;
+    Relation heap_ = nullptr;
+    Originals originals_;
+    std::vector<uint8_t> exact_code_;
+    std::unique_ptr<Scorer> exact_scorer_;
 };
 
 }  // namespace
 
-bool insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation, IndexUniqueCheck, bool, IndexInfo *info)
+bool insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap, IndexUniqueCheck, bool, IndexInfo *info)
 {
     if (isnull[0]) return false;
     auto *inserter = static_cast<Inserter *>(info->ii_AmCache);
@@ -241,7 +292,7 @@ bool insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relati
         MemoryContextSwitchTo(old);
         info->ii_AmCache = inserter;
     }
-    inserter->insert(values[0], *tid);
+    inserter->insert(values[0], *tid, heap);
     return false;
 }
 

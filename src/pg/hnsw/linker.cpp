@@ -8,13 +8,28 @@
 
 namespace vkv::hnsw {
 
+bool Linker::copy_code(uint32_t id, std::vector<uint8_t> *code)
+{
+    if (!originals_) return view_.copy_code(id, code);
+    bool counts;
+    const uint8_t *original = originals_->code(id, &counts);
+    if (original) code->assign(original, original + originals_->codec().code_size());
+    return original;
+}
+
+void Linker::clear_set()
+{
+    if (originals_) originals_->make_room();
+    set_.clear(originals_ ? originals_->codec() : index_.codec());
+}
+
 std::vector<graph::Candidate> Linker::choose(std::span<const graph::Candidate> found, size_t max)
 {
-    set_.clear();
+    clear_set();
     std::vector<graph::Candidate> candidates;
     std::vector<uint8_t> code;
     for (const graph::Candidate &c : found)
-        if (view_.copy_code(c.id, &code)) candidates.push_back({c.distance, set_.add(c.id, code)});
+        if (copy_code(c.id, &code)) candidates.push_back({c.distance, set_.add(c.id, code)});
     select_neighbors(set_, candidates, max, true, selected_);
     std::vector<graph::Candidate> chosen;
     for (const graph::Candidate &c : selected_.kept) chosen.push_back({c.distance, set_.id(c.id)});
@@ -107,12 +122,12 @@ bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> 
 {
     constexpr size_t kTries = 8;
     std::vector<uint8_t> code;
-    if (!view_.copy_code(from, &code)) return false;
-    set_.clear();
+    clear_set();
+    if (!copy_code(from, &code)) return false;
     const uint32_t self = set_.add(from, code);
     std::vector<uint32_t> positions;
     for (uint32_t id : list) {
-        if (!view_.copy_code(id, &code)) {  // a link to a node that is gone: the best there is
+        if (!copy_code(id, &code)) {  // a link to a node that is gone: the best there is
             *victim = id;
             return true;
         }

@@ -9,17 +9,21 @@
 #include <span>
 #include <vector>
 
+#include "pg/hnsw/originals.h"
 #include "pg/hnsw/page_view.h"
 
 namespace vkv::hnsw {
 
 class Linker {
 public:
-    Linker(const Index &index, PageView &view) : index_(index), view_(view), set_(index.codec()) {}
+    Linker(const Index &index, PageView &view) : index_(index), view_(view) {}
+    // From here on, links are chosen by the distances of original vectors; null: of stored codes, as at first.
+    void use(Originals *originals) { originals_ = originals; }
 
     // The neighbours for a node among candidates found by a search, ascending by distance to it.
     std::vector<graph::Candidate> choose(std::span<const graph::Candidate> found, size_t max);
-    // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards.
+    // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards. The code is one of
+    // those that links are chosen by.
     bool add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level);
     // The node that is being inserted: lists that take it may hand the links it displaces over to it. Its link to `entry`, if it
     // has one, stays.
@@ -39,6 +43,8 @@ public:
     bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
 
 private:
+    bool copy_code(uint32_t id, std::vector<uint8_t> *code);
+    void clear_set();
     bool append(uint32_t from, uint32_t to, int level);
     bool lives(uint32_t id);
     bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
@@ -49,6 +55,7 @@ private:
 
     const Index &index_;
     PageView &view_;
+    Originals *originals_ = nullptr;
     CodeSet set_;
     graph::Selected selected_;
     uint32_t inserted_ = graph::kNoNode;

@@ -58,12 +58,12 @@ private:
     std::vector<float> found_;
 };
 
-// Copies of stored codes, for choosing neighbours among them: ids of candidates are positions here.
+// Copies of codes, for choosing neighbours among them: ids of candidates are positions here.
 class CodeSet {
 public:
-    explicit CodeSet(const Codec &codec) : codec_(codec) {}
-    void clear()
+    void clear(const Codec &codec)
     {
+        codec_ = &codec;
         bytes_.clear();
         starts_.clear();
         ids_.clear();
@@ -81,14 +81,14 @@ public:
     {
         pointers_.resize(n);
         for (size_t i = 0; i < n; ++i) pointers_[i] = code(positions[i]);
-        codec_.distances(code(a), pointers_.data(), n, out);
+        codec_->distances(code(a), pointers_.data(), n, out);
         std::transform(out, out + n, out, graph::finite);
     }
 
 private:
     const uint8_t *code(uint32_t position) const { return bytes_.data() + starts_[position]; }
 
-    const Codec &codec_;
+    const Codec *codec_ = nullptr;
     std::vector<uint8_t> bytes_;
     std::vector<size_t> starts_;
     std::vector<uint32_t> ids_;

@@ -14,6 +14,7 @@ HeapReader::HeapReader(Relation heap, Relation index, MemoryContext context)
 {
     pg_call([&] {
         MemoryContext old = MemoryContextSwitchTo(context);
+        heap_ = heap;
         context_ = AllocSetContextCreate(context, "hnsw rerank", ALLOCSET_DEFAULT_SIZES);
         fetch_ = table_index_fetch_begin(heap);
         slot_ = table_slot_create(heap, nullptr);
@@ -40,7 +41,7 @@ Datum HeapReader::indexed_value(bool *isnull)
 // What the operator says, bit for bit, so that rows come in its order; what it calls no number comes last. But for cosine: 1 - dot
 // of vectors that are close has few digits in single precision, and the order of what it cannot tell apart is better known in
 // double.
-static double settled_distance(Metric metric, const VectorView &query, const VectorView &x)
+double settled_distance(Metric metric, const VectorView &query, const VectorView &x)
 {
     const bool dense = query.scalar == Scalar::f32 || query.scalar == Scalar::f16;
     if (!dense) return exact_distance(metric, query, x);
@@ -49,30 +50,94 @@ static double settled_distance(Metric metric, const VectorView &query, const Vec
     return metric == Metric::cosine && std::isfinite(d) ? exact_distance(metric, query, x) : d;
 }
 
-std::optional<double> HeapReader::distance(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape,
-                                           const VectorView &query)
+// use(value, datum) says whether it has had what it wants.
+template <class Use>
+bool HeapReader::read(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape, Use &&use)
 {
     for (ItemPointerData tid : tids) {
         VectorView x;
+        Datum value = 0;
         const bool have = pg_call([&] {
             bool again = false, all_dead = false, isnull = true;
             if (!table_index_fetch_tuple(fetch_, &tid, snapshot, slot_, &again, &all_dead)) return false;
             MemoryContext old = MemoryContextSwitchTo(context_);
-            Datum value = indexed_value(&isnull);
+            value = indexed_value(&isnull);
             if (!isnull) x = view_datum(shape.scalar, value);
             MemoryContextSwitchTo(old);
             return !isnull;
         });
-        std::optional<double> d;
-        if (have && x.dim == query.dim) d = settled_distance(shape.metric, query, x);
-        pg_call([&] {
-            ExecClearTuple(slot_);
-            MemoryContextReset(context_);
-            if (estate_) ResetPerTupleExprContext(estate_);
-        });
-        if (d) return d;
+        const bool taken = have && use(x, value);
+        pg_call([&] { clear(); });
+        if (taken) return true;
     }
-    return std::nullopt;
+    return false;
+}
+
+std::optional<double> HeapReader::distance(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape,
+                                           const VectorView &query)
+{
+    std::optional<double> d;
+    read(tids, snapshot, shape, [&](const VectorView &x, Datum) {
+        if (x.dim == query.dim) d = settled_distance(shape.metric, query, x);
+        return d.has_value();
+    });
+    return d;
+}
+
+bool HeapReader::value(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape,
+                       const std::function<void(const VectorView &, Datum)> &use)
+{
+    return read(tids, snapshot, shape, [&](const VectorView &x, Datum datum) {
+        use(x, datum);
+        return true;
+    });
+}
+
+void HeapReader::clear()
+{
+    ExecClearTuple(slot_);
+    MemoryContextReset(context_);
+    if (estate_) ResetPerTupleExprContext(estate_);
+}
+
+// Bare PostgreSQL calls. The heap's own access method: what others make of a tuple that nobody sees is not known.
+bool HeapReader::fetch_original(ItemPointerData tid, bool detoasts, Datum *value)
+{
+    if (heap_->rd_tableam != GetHeapamTableAmRoutine() || (info_ && !detoasts)) return false;
+    const BlockNumber block = ItemPointerGetBlockNumberNoCheck(&tid);
+    if (block >= blocks_) blocks_ = RelationGetNumberOfBlocks(heap_);
+    if (block >= blocks_) return false;
+    bool again = false, all_dead = false, isnull = true;
+    if (!info_) {
+        ItemPointerData at = tid;
+        if (!table_index_fetch_tuple(fetch_, &at, SnapshotAny, slot_, &again, &all_dead)) return false;
+        *value = indexed_value(&isnull);
+        if (isnull || !VARATT_IS_EXTERNAL(DatumGetPointer(*value))) return !isnull;
+        if (!detoasts) return false;
+        ExecClearTuple(slot_);
+        again = false;
+    }
+    // What is out of line stays for as long as a row that is there now can be seen by the statement's snapshot.
+    if (!table_index_fetch_tuple(fetch_, &tid, SnapshotSelf, slot_, &again, &all_dead)) return false;
+    *value = indexed_value(&isnull);
+    return !isnull;
+}
+
+bool HeapReader::original(ItemPointerData tid, const Shape &shape, bool detoasts,
+                          const std::function<bool(const VectorView &)> &use)
+{
+    VectorView x;
+    const bool have = pg_call([&] {
+        MemoryContext old = MemoryContextSwitchTo(context_);
+        Datum value;
+        const bool fetched = fetch_original(tid, detoasts, &value);
+        if (fetched) x = view_datum(shape.scalar, value);
+        MemoryContextSwitchTo(old);
+        return fetched;
+    });
+    const bool taken = have && use(x);
+    pg_call([&] { clear(); });
+    return taken;
 }
 
 void HeapReader::reset()

@@ -24,7 +24,7 @@ bool contains(const std::vector<uint64_t> &sorted, const ItemPointerData &tid)
 }  // namespace
 
 Vacuum::Vacuum(Relation rel, IndexBulkDeleteResult *stats)
-    : index_(rel), shape_(index_.shape()), view_(index_, nullptr), linker_(index_, view_), stats_(stats)
+    : index_(rel), shape_(index_.shape()), view_(index_, nullptr), linker_(index_, view_), originals_(index_), stats_(stats)
 {
 }
 

@@ -89,6 +89,8 @@ private:
     void forget_stand_ins();
     bool needs_link(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept);
     void keep_paths(uint32_t node, const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
+    std::vector<uint32_t> choose(uint32_t node, const std::vector<uint8_t> &code, Scorer &scorer, size_t max,
+                                 std::vector<graph::Candidate> &candidates);
     void score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out);
     void candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out);
     void link_back();
@@ -111,6 +113,7 @@ private:
     const Shape &shape_;
     PageView view_;
     Linker linker_;
+    Originals originals_;
     graph::SearchState search_;
     IndexBulkDeleteResult *stats_;
     BlockNumber blocks_ = 0;

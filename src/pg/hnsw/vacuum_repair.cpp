@@ -28,6 +28,9 @@ constexpr size_t kStandInBytes = 150;  // of memory, about
 void Vacuum::repair_nodes()
 {
     const size_t memory = static_cast<size_t>(maintenance_work_mem) * 1024 / 4;
+    // Vacuum has locked the table. Its snapshot keeps no value out of line, and functions in indexes may not run in its workers.
+    Relation heap = pg_call([&] { return table_open(index_.rel()->rd_index->indrelid, NoLock); });
+    originals_.begin(view_, heap, CurrentMemoryContext, false);
     for (BlockNumber block = 1; block < blocks_; ++block) {
         if (offers_.size() * sizeof(Offer) > memory) link_back();
         if (stand_ins_.size() * kStandInBytes > memory) forget_stand_ins();
@@ -47,6 +50,8 @@ void Vacuum::repair_nodes()
     }
     link_back();
     forget_stand_ins();
+    originals_.end();
+    pg_call([&] { table_close(heap, NoLock); });
 }
 
 // One by one: many of them take a while.
@@ -180,9 +185,7 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
         candidates_by_search(node, level, live, &candidates);
     score(live, &candidates);
     view_.set_scorer(nullptr);
-    std::sort(candidates.begin(), candidates.end());
-    std::vector<uint32_t> chosen;
-    for (const graph::Candidate &c : linker_.choose(candidates, list.size())) chosen.push_back(c.id);
+    std::vector<uint32_t> chosen = choose(node, code, *scorer, list.size(), candidates);
     if (level == 0) keep_paths(node, live, &chosen);
     return chosen;
 }
@@ -240,6 +243,31 @@ void Vacuum::keep_paths(uint32_t node, const std::vector<uint32_t> &before, std:
         auto last_new = std::find_if(after->rbegin(), after->rend(), [&](uint32_t link) { return !holds(before, link); });
         if (last_new != after->rend()) *last_new = id;
     }
+}
+
+// As an insertion chooses: by original vectors where codes do not tell the node's neighbours from the node itself.
+std::vector<uint32_t> Vacuum::choose(uint32_t node, const std::vector<uint8_t> &code, Scorer &scorer, size_t max,
+                                     std::vector<graph::Candidate> &candidates)
+{
+    std::sort(candidates.begin(), candidates.end());
+    const size_t kth = max / 2;
+    bool close =
+        originals_.serve() && kth > 0 && candidates.size() >= kth && is_too_close(view_, scorer, code, candidates[kth - 1]);
+    bool counts;
+    const uint8_t *original = close ? originals_.code(node, &counts) : nullptr;
+    close = original != nullptr;
+    if (close) {
+        const std::vector<uint8_t> own(original, original + originals_.codec().code_size());
+        auto exact_scorer = originals_.codec().query_code(own.data());
+        OriginalsView exact(originals_, view_, *exact_scorer);
+        for (graph::Candidate &c : candidates) exact.score(&c.id, 1, &c.distance, &counts);
+        std::sort(candidates.begin(), candidates.end());
+        linker_.use(&originals_);
+    }
+    std::vector<uint32_t> chosen;
+    for (const graph::Candidate &c : linker_.choose(candidates, max)) chosen.push_back(c.id);
+    linker_.use(nullptr);
+    return chosen;
 }
 
 void Vacuum::score(const std::vector<uint32_t> &ids, std::vector<graph::Candidate> *out)
@@ -305,9 +333,7 @@ bool Vacuum::offer_links(uint32_t node, int level, const std::vector<uint32_t> &
         std::vector<graph::Candidate> candidates;
         score(after, &candidates);
         view_.set_scorer(nullptr);
-        std::sort(candidates.begin(), candidates.end());
-        after.clear();
-        for (const graph::Candidate &c : linker_.choose(candidates, max)) after.push_back(c.id);
+        after = choose(node, code, *scorer, max, candidates);
         if (level == 0) keep_paths(node, before, &after);
         if (after == before) return true;
     }
