@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep time);
 use VectorKV;
 
 my ($CLIENTS, $CANCELS, $BACKEND_KILLS, $CLIENT_KILLS, $HELPER_KILLS, $HANGS) = (12, 1000, 50, 30, 20, 5);
-my $MOST_SECONDS = 180;
+my $MOST_SECONDS = 300; # which only something that hangs needs
 
 my $node = gpu_node('gpu_storm', 'vectorkv.gpu_faults = on', "vectorkv.gpu_hang_timeout = '500ms'", "log_min_messages = 'fatal'");
 
@@ -97,6 +97,10 @@ my $begun = time;
 my %done = (cancels => 0, backends => 0, clients => 0, helpers => 0, hangs => 0);
 my $in_helper = "application_name = 'storm' AND wait_event_type = 'Extension'";
 my $hanging;
+
+# Each helper lives until it has borne its share of the cancels: on a busy machine they would else be killed before anybody asks them.
+my ($its_pid, $before_it) = (0, 0);
+sub has_lived { return $done{cancels} >= $CANCELS || $done{cancels} - $before_it >= $CANCELS / ($HELPER_KILLS + $HANGS); }
 my $late = sub { return time - $begun > $MOST_SECONDS };
 until ($late->() || ($done{cancels} >= $CANCELS && $done{backends} >= $BACKEND_KILLS && $done{clients} >= $CLIENT_KILLS && $done{helpers} >= $HELPER_KILLS && $done{hangs} >= $HANGS))
 {
@@ -119,6 +123,8 @@ until ($late->() || ($done{cancels} >= $CANCELS && $done{backends} >= $BACKEND_K
 		$done{clients}++;
 	}
 	my ($state, $pid, $ended_by) = split /\|/, $control->query("SELECT state, coalesce(pid, 0), coalesce(last_error, '') FROM kv.gpu_status()");
+	($its_pid, $before_it) = ($pid, $done{cancels}) if $state eq 'ready' && $pid != $its_pid;
+
 	# The next helper may be ready by the time that somebody looks.
 	if ($hanging && $pid != $hanging->{pid})
 	{
@@ -131,12 +137,12 @@ until ($late->() || ($done{cancels} >= $CANCELS && $done{backends} >= $BACKEND_K
 	{
 		$control->query('SELECT pg_reload_conf()');
 	}
-	elsif ($state eq 'ready' && !$hanging && rand() < 0.2 && $done{helpers} < $HELPER_KILLS)
+	elsif ($state eq 'ready' && !$hanging && has_lived() && rand() < 0.4 && $done{helpers} < $HELPER_KILLS)
 	{
 		$done{helpers} += kill 9, $pid;
 		sleep 0.02 until $control->query('SELECT state FROM kv.gpu_status()') ne 'ready' || $late->();
 	}
-	elsif ($state eq 'ready' && !$hanging && rand() < 0.2 && $done{hangs} < $HANGS)
+	elsif ($state eq 'ready' && !$hanging && has_lived() && rand() < 0.4 && $done{hangs} < $HANGS)
 	{
 		$hanging = { since => time, pid => $pid };
 		# From a session of its own: one that has lost helpers rests before it asks the next.
@@ -146,6 +152,7 @@ until ($late->() || ($done{cancels} >= $CANCELS && $done{backends} >= $BACKEND_K
 	}
 }
 my $seconds = time - $begun;
+note($control->query("SELECT string_agg(format('%s %s %s %s %s', pid, state, wait_event_type, wait_event, now() - query_start), E'\n') FROM pg_stat_activity WHERE application_name = 'storm'") . "\n" . $control->query('SELECT s::text FROM kv.gpu_status() s')) if $late->();
 foreach my $client (@clients)
 {
 	$client->{handle}->kill_kill(grace => 0);

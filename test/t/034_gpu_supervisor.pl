@@ -127,8 +127,13 @@ wait_for_status($node, 'state', qr/^ready$/);
 kill 'STOP', helper_pid($node);
 ok_ended(qr/it was killed: it did not answer for 2000 ms/, 'a helper that does not answer');
 ok_ready('after that');
+my $faithful = $node->background_psql('postgres');
+$faithful->query_safe("SET vectorkv.gpu = require; $attend");
 $node->psql('postgres', "SET vectorkv.gpu = on; SET vectorkv.gpu_test_fault = hang; SET vectorkv.gpu_timeout = '100ms'; $attend");
 ok_ended(qr/it was killed: a launch took longer than 2000 ms/, 'a launch that hangs');
+wait_for_status($node, 'state', qr/^ready$/);
+is($faithful->query_safe("SELECT ($attend) IS NULL"), 'f', 'a session that was connected to the one that hung is served by the next');
+$faithful->quit;
 ok_ready('after that');
 foreach my $fault (['crash', qr/it ended with signal 6/], ['device_error', qr/it ended with exit code 3: the device failed: a test asked/])
 {

@@ -173,6 +173,7 @@ std::optional<Cause> connect(std::string *detail)
     drop_connection();
     const uint64_t time = now_us();
     if (use() != Use::require && time < s->paused_until_us && s->paused_generation == ready) return s->paused_for;
+    s->generation = ready;  // before it waits: the one before may have been killed, this one lives
     s->asked_us = time;
     s->deadline_us = time + kConnectUs;
     try {
@@ -187,7 +188,6 @@ std::optional<Cause> connect(std::string *detail)
         drop_connection();
         throw;
     }
-    s->generation = ready;
     return {};
 }
 
