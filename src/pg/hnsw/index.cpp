@@ -103,6 +103,17 @@ std::vector<uint8_t> untrained_model(const Column &c, CodecId codec, Linking lin
     return make_trainer(codec, c.scalar, c.metric, c.dim)->finish();
 }
 
+// Without its schema: from PostgreSQL 17 on indexes are made under a search path that has none of ours, and format_type_be would
+// name it.
+const char *name_of_type(Oid type)
+{
+    HeapTuple tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+    if (!HeapTupleIsValid(tuple)) elog(ERROR, "cache lookup failed for type %u", type);
+    const char *name = pstrdup(NameStr(reinterpret_cast<Form_pg_type>(GETSTRUCT(tuple))->typname));
+    ReleaseSysCache(tuple);
+    return name;
+}
+
 }  // namespace
 
 Column column_of(Relation index)
@@ -124,7 +135,7 @@ Column column_of(Relation index)
         throw Error(Errc::invalid_parameter, "column does not have dimensions",
                     message("Give its type a length, or index a cast to one: ((%s::%s(3)) ...).",
                             index->rd_index->indkey.values[0] ? NameStr(column->attname) : "(expression)",
-                            pg_call([&] { return format_type_be(type); })));
+                            pg_call([&] { return name_of_type(type); })));
     const uint32_t max = c.scalar == Scalar::bit ? kMaxBitDim : c.scalar == Scalar::sparse ? kMaxSparseDim : kMaxDim;
     if (static_cast<uint32_t>(dim) > max)
         throw Error(Errc::limit_exceeded, "column cannot have more than " + std::to_string(max) + " dimensions for hnsw index");
