@@ -186,7 +186,7 @@ foreach my $round (1 .. $rounds)
 	$node->start;
 	foreach my $text ($others[1], $others[3])
 	{
-		my @errors = grep { !/terminat|server closed|connection to server|Connection refused|in recovery|starting up|shutting down|no connection to the server|Run was aborted|perhaps the backend died/i }
+		my @errors = grep { !/terminat|server closed|connection to server|Connection refused|in recovery|starting up|shutting down|no connection to the server|command send failed|Run was aborted|perhaps the backend died/i }
 		  $text =~ /^.*(?:error:|ERROR).*$/mg;
 		is("@errors", '', "round $round: searches and vacuum had no error");
 	}
