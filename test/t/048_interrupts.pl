@@ -62,7 +62,7 @@ $node->safe_psql('postgres', 'DELETE FROM items WHERE id % 2 = 0; DELETE FROM sa
 foreach my $table (qw(items same))
 {
 	my ($uncounted, $count) = ok_prompt("a vacuum of $table", ["SET maintenance_work_mem = '64MB'", "SET vacuum_cost_delay = '0.001ms'", 'SET vacuum_cost_limit = 1000'], "VACUUM (INDEX_CLEANUP ON) $table");
-	cmp_ok($uncounted, '<=', $most, "$table: ms without cost");
+	cmp_ok($uncounted, '<=', 100, "$table: ms without cost");    # what a vacuum only sorts has none
 	cmp_ok($count, '<=', 2000, "$table: cost between two rests, of 1000");
 }
 ok_sound($node, 'items_idx');
