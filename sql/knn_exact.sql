@@ -144,6 +144,8 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT pg_temp.seen('regress_knn_owner', 'ks', 'v') AS owner, pg_temp.seen('regress_knn_reader', 'ks', 'v') AS reader;
 GRANT SELECT (v) ON ks TO regress_knn_reader;
+SELECT pg_temp.seen('regress_knn_reader', 'ks', 'v') AS "ctid is a column, too";
+GRANT SELECT (ctid) ON ks TO regress_knn_reader;
 SELECT pg_temp.seen('regress_knn_reader', 'ks', 'v') AS granted, pg_temp.seen('regress_knn_reader', 'ks', 'other') AS other;
 GRANT SELECT ON ks TO regress_knn_reader;
 SELECT pg_temp.seen('regress_knn_reader', 'ks', 'other') AS other;

@@ -125,6 +125,7 @@ RESET ROLE;
 ALTER TABLE c DISABLE TRIGGER evil;
 CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO ran VALUES (current_user, ''mine''); RETURN NEW; END';
 CREATE TRIGGER mine AFTER UPDATE ON c FOR EACH ROW WHEN (NEW.length > 0 AND OLD.stops IS NOT DISTINCT FROM NEW.stops) EXECUTE FUNCTION mine();
+ALTER TABLE c ENABLE ALWAYS TRIGGER mine;  -- mallory holds TRIGGER: the owner's word that it is no trigger of his
 CREATE TRIGGER quiet BEFORE UPDATE ON c FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
 DELETE FROM ran;
 SQL

@@ -123,6 +123,34 @@ TEST(Dtype, FindsTheFirstThatIsNoFiniteHalf)
 
 std::string round_trip(const std::string &text) { return tensor_text(parse_tensor(text).view()); }
 
+// Long texts are walked in steps, between which somebody may end the walk.
+TEST(TensorText, AsksAgainAndAgain)
+{
+    const auto steps = [](const std::string &text) {
+        int asked = 0;
+        parse_tensor(text, [&] { ++asked; });
+        return asked;
+    };
+    constexpr size_t kLong = 1 << 20;
+    std::string numbers = "{1";
+    while (numbers.size() < kLong) numbers += ",1";
+    EXPECT_GE(steps(numbers + "}"), 15);
+    EXPECT_GE(steps(std::string(kLong, ' ') + "{1}"), 15);
+    EXPECT_GE(steps("{1}" + std::string(kLong, '\n')), 15);
+    EXPECT_EQ(steps("{1,2,3}"), 0);
+    EXPECT_THROW(parse_tensor(numbers + "}", [] { throw std::runtime_error("enough"); }), std::runtime_error);
+    const ParsedTensor parsed = parse_tensor(numbers + "}");
+    int asked = 0;
+    tensor_text(parsed.view(), [&] { ++asked; });
+    EXPECT_GE(asked, 60);
+}
+
+TEST(TensorText, NumbersHaveAnEnd)
+{
+    EXPECT_EQ(round_trip("{0." + std::string(60000, '0') + "1}"), "f32[1]{0}");
+    EXPECT_EQ(error_of([] { parse_tensor("{0." + std::string(70000, '0') + "1}"); }).code(), Errc::invalid_text);
+}
+
 TEST(TensorText, IsReadInEveryForm)
 {
     EXPECT_EQ(round_trip("f16[2,3]{1,2,3,4,5,6}"), "f16[2,3]{1,2,3,4,5,6}");

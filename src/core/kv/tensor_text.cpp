@@ -13,6 +13,8 @@ namespace vkv::kv {
 namespace {
 
 constexpr const char *kTypeName = "kv.tensor";
+constexpr size_t kLongestNumber = 1 << 16;  // nothing asks for interrupts within one
+constexpr size_t kPollEvery = 1 << 13;      // numbers written
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 bool is_letter(char c) { return lower(c) >= 'a' && lower(c) <= 'z'; }
@@ -154,7 +156,15 @@ void TextCursor::malformed(const std::string &detail) const
 
 void TextCursor::skip_space()
 {
-    while (at_ < text_.size() && (text_[at_] == ' ' || (text_[at_] >= '\t' && text_[at_] <= '\r'))) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || (text_[at_] >= '\t' && text_[at_] <= '\r')))
+        if (++at_ >= poll_at_) poll();
+    if (at_ >= poll_at_) poll();
+}
+
+void TextCursor::poll()
+{
+    poll_at_ = at_ + kPollEvery;
+    if (poll_) poll_();
 }
 
 char TextCursor::peek()
@@ -179,7 +189,8 @@ std::string_view TextCursor::word()
 {
     if (!is_letter(peek())) return {};
     const size_t start = at_;
-    while (at_ < text_.size() && (is_letter(text_[at_]) || is_digit(text_[at_]))) ++at_;
+    while (at_ < text_.size() && (is_letter(text_[at_]) || is_digit(text_[at_])))
+        if (++at_ >= poll_at_) poll();
     return text_.substr(start, at_ - start);
 }
 
@@ -189,7 +200,11 @@ std::string_view TextCursor::number_text()
     const size_t start = at_;
     while (at_ < text_.size() &&
            (is_letter(text_[at_]) || is_digit(text_[at_]) || text_[at_] == '.' || text_[at_] == '-' || text_[at_] == '+'))
-        ++at_;
+        if (++at_ >= poll_at_) poll();
+    if (at_ - start > kLongestNumber) {
+        at_ = start;
+        malformed("A number has at most " + std::to_string(kLongestNumber) + " characters.");
+    }
     return text_.substr(start, at_ - start);
 }
 
@@ -230,7 +245,8 @@ uint32_t TextCursor::natural(uint32_t limit)
 {
     skip_space();
     const size_t start = at_;
-    while (at_ < text_.size() && is_digit(text_[at_])) ++at_;
+    while (at_ < text_.size() && is_digit(text_[at_]))
+        if (++at_ >= poll_at_) poll();
     uint32_t value = 0;
     const auto [end, error] = std::from_chars(text_.data() + start, text_.data() + at_, value);
     if (at_ == start || error != std::errc() || value > limit) {
@@ -252,9 +268,9 @@ TensorView ParsedTensor::view() const
     return view;
 }
 
-ParsedTensor parse_tensor(std::string_view text)
+ParsedTensor parse_tensor(std::string_view text, const TextPoll &poll)
 {
-    TextCursor cursor(text, kTypeName);
+    TextCursor cursor(text, kTypeName, poll);
     ParsedTensor tensor;
     if (const std::string_view name = cursor.word(); !name.empty()) {
         try {
@@ -290,7 +306,7 @@ void append_number(Dtype dtype, const void *data, size_t index, std::string *out
     out->append(digits, written.ptr);
 }
 
-std::string tensor_text(const TensorView &tensor)
+std::string tensor_text(const TensorView &tensor, const TextPoll &poll)
 {
     std::string text = dtype_name(tensor.dtype);
     text += '[';
@@ -300,6 +316,7 @@ std::string tensor_text(const TensorView &tensor)
     for (size_t i = 0; i < n; ++i) {
         if (i) text += ',';
         append_number(tensor.dtype, tensor.data, i, &text);
+        if (poll && (i + 1) % kPollEvery == 0) poll();
     }
     text += '}';
     return text;

@@ -10,6 +10,7 @@
 // the same number of the dtype.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,9 +27,12 @@ struct ParsedTensor {
     TensorView view() const;
 };
 
+// Called every few milliseconds of work; may throw. Null: nobody asks.
+using TextPoll = std::function<void()>;
+
 // Throw Error: invalid_text, numeric_overflow, limit_exceeded.
-ParsedTensor parse_tensor(std::string_view text);
-std::string tensor_text(const TensorView &tensor);
+ParsedTensor parse_tensor(std::string_view text, const TextPoll &poll = {});
+std::string tensor_text(const TensorView &tensor, const TextPoll &poll = {});
 
 // Numbers, for the text of other types too.
 void append_number(Dtype dtype, const void *data, size_t index, std::string *out);
@@ -36,7 +40,7 @@ void append_number(Dtype dtype, const void *data, size_t index, std::string *out
 // Reads a text from its start to its end; every error names the type and the place.
 class TextCursor {
 public:
-    TextCursor(std::string_view text, const char *type) : text_(text), type_(type) {}
+    TextCursor(std::string_view text, const char *type, const TextPoll &poll = {}) : text_(text), type_(type), poll_(poll) {}
     void skip_space();
     char peek();              // the next character that is no white space; 0 at the end
     bool accept(char c);      // takes it if it is next
@@ -52,7 +56,10 @@ public:
 private:
     std::string_view text_;
     const char *type_;
-    size_t at_ = 0;
+    const TextPoll poll_;
+    size_t at_ = 0, poll_at_ = kPollEvery;
+    static constexpr size_t kPollEvery = 1 << 16;  // characters
+    void poll();
     std::string_view number_text();
 };
 

@@ -293,13 +293,15 @@ void write_state(const StateView &state, uint8_t *out)
     std::memcpy(out + kStateWireHeader, state.m, sizeof(float) * state.floats());
 }
 
-std::string state_text(const StateView &state)
+std::string state_text(const StateView &state, const TextPoll &poll)
 {
+    constexpr size_t kPollEvery = 1 << 13;
     std::string text = "{" + std::to_string(state.rows) + "," + std::to_string(state.dim);
     const auto list = [&](const float *values, size_t n) {
         for (size_t i = 0; i < n; ++i) {
             text += i ? ',' : ';';
             append_number(Dtype::f32, values, i, &text);
+            if (poll && (i + 1) % kPollEvery == 0) poll();
         }
     };
     list(state.m, state.rows);
@@ -308,9 +310,9 @@ std::string state_text(const StateView &state)
     return text + "}";
 }
 
-std::vector<uint8_t> parse_state(std::string_view text)
+std::vector<uint8_t> parse_state(std::string_view text, const TextPoll &poll)
 {
-    TextCursor cursor(text, "kv.state");
+    TextCursor cursor(text, "kv.state", poll);
     cursor.expect('{');
     const size_t rows = cursor.natural(INT_MAX);
     cursor.expect(',');

@@ -20,6 +20,7 @@
 
 #include "core/kv/state.h"
 #include "core/kv/tensor.h"
+#include "core/kv/tensor_text.h"
 #include "core/kv/tile.h"
 
 namespace vkv::kv {
@@ -45,8 +46,8 @@ size_t state_bytes_of_wire(Bytes wire);
 void read_state(Bytes wire, void *out);  // out: 4-aligned, state_bytes_of_wire(wire) bytes; the varlena word is left alone
 size_t state_wire_bytes(const StateView &state);
 void write_state(const StateView &state, uint8_t *out);
-std::string state_text(const StateView &state);
-std::vector<uint8_t> parse_state(std::string_view text);  // its wire form, for read_state
+std::string state_text(const StateView &state, const TextPoll &poll = {});
+std::vector<uint8_t> parse_state(std::string_view text, const TextPoll &poll = {});  // its wire form, for read_state
 
 // The contents of a tile whose header view_tile accepted: finite scales and halves, zero padding; throws Error(code).
 void check_tile_contents(const void *tile, size_t bytes, Errc code);

@@ -139,6 +139,26 @@ void for_blocks(TIDBitmap *rows, F &&use)
 #endif
 }
 
+inline bool walk_query(Query *query, bool (*walker)(Node *, void *), void *context)
+{
+#if PG_VERSION_NUM >= 160000
+    return query_tree_walker(query, walker, context, QTW_EXAMINE_RTES_BEFORE);
+#else
+    return query_tree_walker(query, reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(walker)), context,
+                             QTW_EXAMINE_RTES_BEFORE);
+#endif
+}
+
+// Names the transaction within this backend.
+inline LocalTransactionId local_transaction()
+{
+#if PG_VERSION_NUM >= 170000
+    return MyProc->vxid.lxid;
+#else
+    return MyProc->lxid;
+#endif
+}
+
 inline bool walk_expression(Node *node, bool (*walker)(Node *, void *), void *context)
 {
 #if PG_VERSION_NUM >= 160000
@@ -169,8 +189,10 @@ inline Oid primary_key_index(Relation rel)
 
 // Raises unless the user may read the column, as the executor does before a query: extensions that look at what is read are asked,
 // too.
-inline void check_may_read(Relation rel, AttrNumber column)
+inline void check_may_read(Relation rel, std::initializer_list<AttrNumber> columns)
 {
+    Bitmapset *wanted_columns = nullptr;
+    for (AttrNumber column : columns) wanted_columns = bms_add_member(wanted_columns, column - FirstLowInvalidHeapAttributeNumber);
     RangeTblEntry *entry = makeNode(RangeTblEntry);
     entry->rtekind = RTE_RELATION;
     entry->relid = RelationGetRelid(rel);
@@ -180,11 +202,11 @@ inline void check_may_read(Relation rel, AttrNumber column)
     List *permissions = NIL;
     RTEPermissionInfo *wanted = addRTEPermissionInfo(&permissions, entry);
     wanted->requiredPerms = ACL_SELECT;
-    wanted->selectedCols = bms_add_member(nullptr, column - FirstLowInvalidHeapAttributeNumber);
+    wanted->selectedCols = wanted_columns;
     ExecCheckPermissions(list_make1(entry), permissions, true);
 #else
     entry->requiredPerms = ACL_SELECT;
-    entry->selectedCols = bms_add_member(nullptr, column - FirstLowInvalidHeapAttributeNumber);
+    entry->selectedCols = wanted_columns;
     ExecCheckRTPerms(list_make1(entry), true);
 #endif
 }

@@ -9,6 +9,7 @@
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
 #include "pg/kv/direct.h"
+#include "pg/kv/owner_code.h"
 #include "pg/kv/packed_row.h"
 #include "pg/kv/request.h"
 
@@ -113,7 +114,7 @@ int64_t number(uint64_t row, int column, bool *null)
 // Least and largest of a column are 0 and most - 1, unless there is nothing.
 void check_range(const Request &r, const char *suffix, const char *column, int most)
 {
-    execute("SELECT pg_catalog.min(%s), pg_catalog.max(%s) FROM %s", column, column, quoted(r, suffix));
+    execute("SELECT pg_catalog.min(%s), pg_catalog.max(%s) FROM ONLY %s", column, column, quoted(r, suffix));
     bool null;
     const int64_t least = number(0, 1, &null), largest = number(0, 2, &null);
     if (null) return;
@@ -126,7 +127,7 @@ void check_tiles(const Request &r)
 {
     check_range(r, "_sealed", "layer", r.layers);
     check_range(r, "_sealed", "head", r.kv_heads);
-    execute("SELECT layer, head, pos, tile FROM %s WHERE extent OPERATOR(pg_catalog.=) (SELECT extent FROM %s LIMIT 1)",
+    execute("SELECT layer, head, pos, tile FROM ONLY %s WHERE extent OPERATOR(pg_catalog.=) (SELECT extent FROM ONLY %s LIMIT 1)",
             quoted(r, "_sealed"), quoted(r, "_sealed"));
     for (uint64_t i = 0; i < SPI_processed; ++i) {
         bool null;
@@ -144,7 +145,7 @@ void check_tail(const Request &r)
 {
     const int slots = r.layers * r.kv_heads, chunks = (slots + r.row_slots - 1) / r.row_slots;
     check_range(r, "_tail", "chunk", chunks);
-    execute("SELECT chunk, kv FROM %s LIMIT 1000", quoted(r, "_tail"));
+    execute("SELECT chunk, kv FROM ONLY %s LIMIT 1000", quoted(r, "_tail"));
     const int width = r.head_dim + (r.values_in_keys ? 0 : r.value_dim);
     for (uint64_t i = 0; i < SPI_processed; ++i) {
         bool null;
@@ -187,6 +188,7 @@ SQL_FUNCTION(kv_adopt_cache)
     if (SPI_processed > 0) throw Error(Errc::duplicate_object, message("\"%s\" is a KV cache already", r.name));
     for (const Table &table : kTables)
         check_layout(psprintf("%s%s", r.name, table.suffix), owned_table(r, table.suffix, owner), table);
+    refuse_owner_code({header, relation_named(r, "_sealed"), relation_named(r, "_tail")});
     r.logged = get_rel_persistence(relation_named(r, "_tail")) != RELPERSISTENCE_UNLOGGED;
     read_geometry(fcinfo, &r);
     check_tiles(r);

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/values.h"
 
@@ -40,5 +41,11 @@ Datum make_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
 
 bytea *new_bytea(size_t bytes);               // throws Error(limit_exceeded) beyond PostgreSQL's limit
 Datum copy_cstring(const std::string &text);  // likewise
+
+// For core, which calls it now and then.
+inline void look_for_interrupts()
+{
+    pg_call([] { CHECK_FOR_INTERRUPTS(); });
+}
 
 }  // namespace vkv::kv

@@ -27,7 +27,9 @@ void forget(Datum, Oid relid)
     hash_seq_init(&scan, caches);
     while (auto *entry = static_cast<Entry *>(hash_seq_search(&scan))) {
         Cache *c = entry->cache;
-        if (c && (relid == InvalidOid || relid == c->header || relid == c->sealed || relid == c->tail)) c->stale = true;
+        if (!c || (relid != InvalidOid && relid != c->header && relid != c->sealed && relid != c->tail)) continue;
+        c->stale = true;
+        ++c->changes;
     }
 }
 

@@ -25,6 +25,18 @@ namespace vkv::kv {
 
 inline constexpr int32_t kOpenStop = INT32_MAX;
 
+// Whom the tables were found to run nobody else's code for, and when; see owner_code.h.
+struct Belief {
+    Oid user;
+    LocalTransactionId transaction;  // that locked the tables
+    SubTransactionId subtransaction;
+    uint64_t tables, roles;  // changes of them
+    bool more;               // the user may do what an owner may not: the tables must stay locked
+
+    bool is_of(const Belief &b) const { return user == b.user && tables == b.tables && roles == b.roles; }
+    bool same_transaction(const Belief &b) const { return transaction == b.transaction && subtransaction == b.subtransaction; }
+};
+
 struct Cache {
     Oid header, sealed, tail, tiles;
     Oid tile_type;
@@ -37,6 +49,8 @@ struct Cache {
     const char *model, *revision;  // null: not said
     const Rope *rope;              // null: none needed
     bool stale, said_rounding;
+    uint64_t changes;  // of the tables, as far as this backend has heard
+    Belief believed;
     SPIPlanPtr plans[kPlans];
 
     int group() const { return q_heads / kv_heads; }

@@ -8,6 +8,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/owner_code.h"
 #include "pg/kv/source.h"
 
 namespace vkv::kv {
@@ -198,11 +199,12 @@ SQL_FUNCTION(kv_check_cache)
     Report report{reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo), 0, -1};
     SPI_connect();
     Cache *c = cache_of(PG_GETARG_OID(0));
+    refuse_owner_code(c);
     StringInfoData sql;
     initStringInfo(&sql);
-    appendStringInfo(&sql,
-                     "SELECT coalesce(pg_catalog.array_agg(seq::pg_catalog.int8 ORDER BY seq), '{}') FROM %s WHERE seq IS NOT NULL",
-                     c->header_sql);
+    appendStringInfo(
+        &sql, "SELECT coalesce(pg_catalog.array_agg(seq::pg_catalog.int8 ORDER BY seq), '{}') FROM ONLY %s WHERE seq IS NOT NULL",
+        c->header_sql);
     SPI_execute(sql.data, true, 0);
     bool null;
     ArrayType *seqs = DatumGetArrayTypePCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));

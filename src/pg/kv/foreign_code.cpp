@@ -9,7 +9,10 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/expression_code.h"
+#include "pg/kv/owner_code.h"
 #include "pg/kv/tail_changes.h"
+#include "pg/kv/trust.h"
 
 namespace vkv::kv {
 
@@ -17,118 +20,39 @@ namespace {
 
 constexpr int kDeepest = 16;  // of tables that foreign keys lead to
 
-struct Trust {
-    Oid user, owner;  // who calls, whose table it is
-    bool more;        // the caller may do what the owner may not: the owner's code is that of somebody else
-};
-
-bool is_more_than(Oid user, Oid owner)
+// Of built-in trigger functions, and of those of schema kv, whoever makes the trigger: they do no more than they say.
+bool is_harmless_trigger_function(Oid function)
 {
-    if (has_privs_of_role(owner, user)) return false;
-    return has_bypassrls_privilege(user) || has_privs_of_role(user, owner);
+    return is_forget_tails(function) || function == F_SUPPRESS_REDUNDANT_UPDATES_TRIGGER || function == F_TSVECTOR_UPDATE_TRIGGER ||
+           function == F_TSVECTOR_UPDATE_TRIGGER_COLUMN || is_ours(getExtensionOfObject(ProcedureRelationId, function));
 }
 
-// Who has the rights of the caller does nothing new with them; the table's owner is believed by all but those who are more.
-bool is_trusted(Oid author, const Trust &trust)
+bool is_trusted_function(Oid function, const Trust &trust)
 {
-    return has_privs_of_role(author, trust.user) || (!trust.more && has_privs_of_role(author, trust.owner));
-}
-
-struct Function {
-    Oid owner, schema;
-    bool immutable, plain;  // plain: of arguments and a result of known types
-};
-
-bool is_plain(Oid type) { return type == ANYARRAYOID || get_typtype(type) != TYPTYPE_PSEUDO; }
-
-bool read_function(Oid oid, Function *function)
-{
-    HeapTuple row = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
+    if (OidIsValid(getExtensionOfObject(ProcedureRelationId, function))) return false;  // those may do what their arguments say
+    HeapTuple row = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
     if (!HeapTupleIsValid(row)) return false;
-    const auto form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(row));
-    *function = {form->proowner, form->pronamespace, form->provolatile == PROVOLATILE_IMMUTABLE, is_plain(form->prorettype)};
-    for (int i = 0; i < form->pronargs; ++i)
-        if (!is_plain(form->proargtypes.values[i])) function->plain = false;
+    const Form_pg_proc form = reinterpret_cast<Form_pg_proc>(GETSTRUCT(row));
+    const Oid author = form->proowner;
+    const bool built_in = form->pronamespace == PG_CATALOG_NAMESPACE;
     ReleaseSysCache(row);
-    return true;
+    return !built_in && is_trusted(author, trust);
 }
 
-// Of the extension that the functions of schema kv belong to?
-bool is_ours(Oid extension)
+// ENABLE ALWAYS and ENABLE REPLICA are the owner's to say, and are lost when somebody replaces the trigger.
+bool is_owners_word(const Trigger *trigger, const Trust &trust)
 {
-    const Oid caches = get_relname_relid("caches", get_namespace_oid("kv", false));
-    return OidIsValid(extension) && extension == getExtensionOfObject(RelationRelationId, caches);
+    return (trigger->tgenabled == TRIGGER_FIRES_ALWAYS || trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA) &&
+           is_trusted(trust.owner, trust);
 }
 
-bool is_trusted_trigger_function(Oid oid, const Trust &trust)
+// A trusted function in the hands of somebody else does his will: he chooses the table, the trigger's name and its arguments.
+bool is_trusted_trigger(Relation rel, const Trigger *trigger, const Trust &trust)
 {
-    if (is_forget_tails(oid)) return true;
-    Function function;
-    if (!read_function(oid, &function)) return false;
-    if (function.schema == PG_CATALOG_NAMESPACE)
-        return oid == F_SUPPRESS_REDUNDANT_UPDATES_TRIGGER || oid == F_TSVECTOR_UPDATE_TRIGGER ||
-               oid == F_TSVECTOR_UPDATE_TRIGGER_COLUMN;
-    const Oid extension = getExtensionOfObject(ProcedureRelationId, oid);
-    if (OidIsValid(extension)) return is_ours(extension);  // those of others may do what their arguments say
-    return is_trusted(function.owner, trust);
-}
-
-// Functions that compute on their arguments, and a few that look at the session; none that run what they are given. Whom they
-// belong to does not matter here: whoever writes the expression chooses the arguments.
-bool may_run_code(Oid oid, void *)
-{
-    constexpr Oid kHarmless[] = {F_NOW,
-                                 F_CLOCK_TIMESTAMP,
-                                 F_STATEMENT_TIMESTAMP,
-                                 F_NEXTVAL,
-                                 F_GEN_RANDOM_UUID,
-                                 F_PG_TRIGGER_DEPTH,
-                                 F_CURRENT_SETTING_TEXT,
-                                 F_CURRENT_SETTING_TEXT_BOOL};
-    for (Oid harmless : kHarmless)
-        if (oid == harmless) return false;
-    Function function;
-    if (!read_function(oid, &function)) return true;
-    if (function.schema == PG_CATALOG_NAMESPACE) return !function.immutable || !function.plain;
-    if (!is_ours(getExtensionOfObject(ProcedureRelationId, oid))) return true;
-    return !function.immutable && strcmp(get_func_name(oid), "new_id") != 0;
-}
-
-// Conversions by input and output functions, of domains, rows and arrays may run checks of domains.
-bool has_code(Node *node, void *context)
-{
-    if (!node) return false;
-    switch (nodeTag(node)) {
-        case T_Var:
-        case T_Const:
-        case T_OpExpr:
-        case T_DistinctExpr:
-        case T_NullIfExpr:
-        case T_ScalarArrayOpExpr:
-        case T_FuncExpr:
-        case T_BoolExpr:
-        case T_NullTest:
-        case T_BooleanTest:
-        case T_RelabelType:
-        case T_CaseExpr:
-        case T_CaseWhen:
-        case T_CaseTestExpr:
-        case T_CoalesceExpr:
-        case T_MinMaxExpr:
-        case T_ArrayExpr:
-        case T_SubscriptingRef:
-        case T_SQLValueFunction:
-        case T_List:
-            break;
-        default:
-            return true;
-    }
-    return check_functions_in_node(node, may_run_code, context) || compat::walk_expression(node, has_code, context);
-}
-
-bool has_code(const char *expression)
-{
-    return expression && has_code(static_cast<Node *>(stringToNode(const_cast<char *>(expression))), nullptr);
+    if (has_code(trigger->tgqual)) return false;
+    if (is_harmless_trigger_function(trigger->tgfoid)) return true;
+    if (!is_trusted_function(trigger->tgfoid, trust)) return false;
+    return is_owners_word(trigger, trust) || (trigger->tgnargs == 0 && only_trusted_make_triggers(RelationGetRelid(rel), trust));
 }
 
 [[noreturn]] void refuse_trigger(Relation rel, const Trigger *trigger, const Trust &trust)
@@ -137,17 +61,35 @@ bool has_code(const char *expression)
         ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
         errmsg("trigger \"%s\" on table \"%s\" would run code of somebody else with the rights of role \"%s\"", trigger->tgname,
                RelationGetRelationName(rel), GetUserNameFromId(trust.user, false)),
-        errdetail("Triggers serve whose function belongs to that role or, unless the role may do more than he, to the owner of the "
-                  "table, and whose condition calls built-in operators only."),
-        errhint("Drop or disable the trigger, or give its function to the role that calls."));
+        errdetail(
+            "Triggers serve whose function belongs to that role or, unless the role may do more than he, to the owner of the "
+            "table, whose condition calls built-in operators only, and which are theirs: without arguments on a table on which "
+            "nobody else holds TRIGGER, or enabled ALWAYS by the owner."),
+        errhint("Drop or disable the trigger, give its function to the role that calls, or say that the trigger is the owner's: "
+                "ALTER TABLE ... ENABLE ALWAYS TRIGGER."));
 }
 
-[[noreturn]] void refuse_owner(Relation rel, const char *what, const Trust &trust)
+// Tables above or below a cache's run what is theirs: their partition keys, their triggers, their indexes.
+[[noreturn]] void refuse_relative(Relation rel, const char *what, Oid relative, Oid user)
 {
     ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-            errmsg("%s of table \"%s\" would run code of its owner with the rights of role \"%s\"", what,
-                   RelationGetRelationName(rel), GetUserNameFromId(trust.user, false)),
-            errhint("Call as the owner of the table: SET ROLE."));
+            errmsg("%s of table \"%s\" would run code of somebody else with the rights of role \"%s\"", what,
+                   RelationGetRelationName(rel), GetUserNameFromId(user, false)),
+            errdetail("It is \"%s\", which belongs to role \"%s\".", get_rel_name(relative),
+                      GetUserNameFromId(owner_of(relative), true)),
+            errhint("Detach it: ALTER TABLE ... DETACH PARTITION or NO INHERIT."));
+}
+
+void check_relatives(Relation rel, const Trust &trust)
+{
+    ListCell *cell;
+    if (rel->rd_rel->relispartition)
+        foreach (cell, get_partition_ancestors(RelationGetRelid(rel)))
+            if (!is_trusted(owner_of(lfirst_oid(cell)), trust))
+                refuse_relative(rel, "a partitioned table", lfirst_oid(cell), trust.user);
+    if (!rel->rd_rel->relhassubclass) return;
+    foreach (cell, find_inheritance_children(RelationGetRelid(rel), NoLock))
+        if (!is_trusted(owner_of(lfirst_oid(cell)), trust)) refuse_relative(rel, "a child", lfirst_oid(cell), trust.user);
 }
 
 void check_triggers(Relation rel, Oid user, int depth);
@@ -168,42 +110,24 @@ void check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust,
             return;
     }
     if (trigger->tgconstrrelid == RelationGetRelid(rel)) return;
-    Relation other = table_open(trigger->tgconstrrelid, RowExclusiveLock);
-    if (depth == kDeepest || !is_trusted(other->rd_rel->relowner, trust)) refuse_trigger(rel, trigger, trust);
-    check_triggers(other, trust.user, depth + 1);
-    table_close(other, NoLock);
-}
-
-// What only the owner of a table can make, in the eyes of those who are more than he.
-void check_owner(Relation rel, const Trust &trust)
-{
-    if (rel->rd_rules && rel->rd_rules->numLocks > 0) refuse_owner(rel, "a rule", trust);
-    if (rel->rd_rel->relhassubclass) refuse_owner(rel, "a child", trust);
-    TupleDesc desc = RelationGetDescr(rel);
-    for (int i = 0; i < desc->natts; ++i) {
-        const Form_pg_attribute column = TupleDescAttr(desc, i);
-        if (!column->attisdropped && getBaseType(column->atttypid) != column->atttypid) refuse_owner(rel, "a domain", trust);
-    }
-    const TupleConstr *constraints = desc->constr;
-    for (int i = 0; constraints && i < constraints->num_defval; ++i)
-        if (has_code(constraints->defval[i].adbin)) refuse_owner(rel, "a column default", trust);
-    for (int i = 0; constraints && i < constraints->num_check; ++i)
-        if (has_code(constraints->check[i].ccbin)) refuse_owner(rel, "a check", trust);
+    if (depth == kDeepest) refuse_trigger(rel, trigger, trust);
+    // What inherits from a table that is not partitioned is left alone.
+    LockRelationOid(trigger->tgconstrrelid, RowExclusiveLock);
+    const bool partitioned = get_rel_relkind(trigger->tgconstrrelid) == RELKIND_PARTITIONED_TABLE;
     ListCell *cell;
-    foreach (cell, RelationGetIndexList(rel)) {
-        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
-        auto *expressions = reinterpret_cast<Node *>(RelationGetIndexExpressions(index));
-        auto *predicate = reinterpret_cast<Node *>(RelationGetIndexPredicate(index));
-        if (has_code(expressions, nullptr) || has_code(predicate, nullptr)) refuse_owner(rel, "an index", trust);
-        index_close(index, NoLock);
+    foreach (cell, partitioned ? find_all_inheritors(trigger->tgconstrrelid, RowExclusiveLock, nullptr)
+                               : list_make1_oid(trigger->tgconstrrelid)) {
+        Relation other = relation_open(lfirst_oid(cell), NoLock);
+        if (!is_trusted(other->rd_rel->relowner, trust)) refuse_trigger(rel, trigger, trust);
+        check_triggers(other, trust.user, depth + 1);
+        relation_close(other, NoLock);
     }
 }
 
 void check_triggers(Relation rel, Oid user, int depth)
 {
-    const Oid owner = rel->rd_rel->relowner;
-    const Trust trust{user, owner, is_more_than(user, owner)};
-    if (trust.more) check_owner(rel, trust);
+    const Trust trust = trust_of(user, rel->rd_rel->relowner);
+    check_relatives(rel, trust);
     // A copy, as the executor makes one: look-ups of functions let the relation cache give the list away.
     const TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
     for (int i = 0; triggers && i < triggers->numtriggers; ++i) {
@@ -214,7 +138,7 @@ void check_triggers(Relation rel, Oid user, int depth)
             continue;
         }
         if (trigger->tgisinternal && trigger->tgfoid == F_UNIQUE_KEY_RECHECK) continue;
-        if (!is_trusted_trigger_function(trigger->tgfoid, trust) || has_code(trigger->tgqual)) refuse_trigger(rel, trigger, trust);
+        if (!is_trusted_trigger(rel, trigger, trust)) refuse_trigger(rel, trigger, trust);
     }
 }
 
@@ -227,8 +151,9 @@ bool may_change(Oid table)
 
 }  // namespace
 
-void refuse_foreign_code(const Cache *c)
+void refuse_foreign_code(Cache *c)
 {
+    refuse_owner_code(c);
     if (XactReadOnly || RecoveryInProgress()) return;  // nothing will be changed
     tail_changes();                                    // knows the trigger on the tail
     for (Oid table : {c->header, c->sealed, c->tail}) {

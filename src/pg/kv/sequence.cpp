@@ -11,6 +11,7 @@
 #include "pg/kv/announce.h"
 #include "pg/kv/change.h"
 #include "pg/kv/direct.h"
+#include "pg/kv/owner_code.h"
 #include "pg/kv/source.h"
 
 namespace vkv::kv {
@@ -116,6 +117,7 @@ int64_t new_id() { return static_cast<int64_t>(new_tile_id()); }
 
 uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 {
+    refuse_owner_code(c);
     SPIPlanPtr prepared = plan_of(c, plan);
     fault_point();
     if (!read_only) announce({c, plan, values});
@@ -128,6 +130,7 @@ uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
 
 uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values)
 {
+    refuse_owner_code(c);
     SPIPlanPtr prepared = plan_of(c, plan);
     fault_point();
     announce({c, plan, values});

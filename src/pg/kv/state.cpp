@@ -70,14 +70,14 @@ TensorHeader *lse_of(const StateView &state)
 
 SQL_FUNCTION(kv_state_in)
 {
-    const std::vector<uint8_t> wire = parse_state(PG_GETARG_CSTRING(0));
+    const std::vector<uint8_t> wire = parse_state(PG_GETARG_CSTRING(0), look_for_interrupts);
     return read_state_datum(wire);
 }
 
 SQL_FUNCTION(kv_state_out)
 {
     const StateView state = state_argument(fcinfo, 0);
-    return copy_cstring(state_text(state));
+    return copy_cstring(state_text(state, look_for_interrupts));
 }
 
 SQL_FUNCTION(kv_state_recv) { return read_state_datum(rest_of_message(fcinfo)); }

@@ -14,6 +14,7 @@ namespace {
 // In a text, {h}, {s} and {t} are the tables of headers, sealed tiles and tail. Parameters and columns of the result, a letter
 // each: 8 bigint, 4 integer, 2 smallint, E bigint[], I integer[], T tile, B bytea. Whoever calls chooses the search path: operators
 // and functions name their schema, in short as EQ, LT, LE and GE; ORDER BY and GROUP BY go by the default classes of types.
+// Tables that inherit from them are none of a cache, and may be of others: ONLY.
 struct Statement {
     const char *text, *parameters, *results;
 };
@@ -22,57 +23,58 @@ struct Statement {
 #define LT " OPERATOR(pg_catalog.<) "
 #define LE " OPERATOR(pg_catalog.<=) "
 #define GE " OPERATOR(pg_catalog.>=) "
-#define VKV_OWN "(SELECT seq, length, sealed, extents[pg_catalog.array_upper(extents, 1)] AS extent FROM {h}) o"
-#define VKV_HEADER "SELECT seq, length, sealed, epoch, extents, stops FROM {h} WHERE seq" EQ
+#define VKV_OWN "(SELECT seq, length, sealed, extents[pg_catalog.array_upper(extents, 1)] AS extent FROM ONLY {h}) o"
+#define VKV_HEADER "SELECT seq, length, sealed, epoch, extents, stops FROM ONLY {h} WHERE seq" EQ
 #define VKV_CHUNKS "extent" EQ "$1 AND chunk" GE "$4 AND chunk" LE "$5 AND pos" GE "$2 AND pos" LT "$3"
 constexpr Statement kStatements[kPlans] = {
     /* header_read */ {VKV_HEADER "ANY ($1)", "E", "8448EI"},
     /* header_lock */ {VKV_HEADER "$1 FOR NO KEY UPDATE", "8", "8448EI"},
     /* header_insert */ {"INSERT INTO {h} (seq) VALUES ($1) ON CONFLICT DO NOTHING", "8", ""},
     /* header_extend */
-    {"UPDATE {h} SET length = $2, sealed = $3 WHERE seq" EQ "$1 AND length" EQ "$4 AND sealed" EQ "$5 AND epoch" EQ "$6", "844448",
-     ""},
+    {"UPDATE ONLY {h} SET length = $2, sealed = $3 WHERE seq" EQ "$1 AND length" EQ "$4 AND sealed" EQ "$5 AND epoch" EQ "$6",
+     "844448", ""},
     /* header_update */
-    {"UPDATE {h} SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq" EQ "$1", "8448EI", ""},
+    {"UPDATE ONLY {h} SET length = $2, sealed = $3, epoch = $4, extents = $5, stops = $6 WHERE seq" EQ "$1", "8448EI", ""},
     /* header_fork */
     {"INSERT INTO {h} (seq, length, sealed, epoch, extents, stops) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
      "8448EI", ""},
-    /* header_delete */ {"DELETE FROM {h} WHERE seq" EQ "$1", "8", ""},
+    /* header_delete */ {"DELETE FROM ONLY {h} WHERE seq" EQ "$1", "8", ""},
     /* sealed_insert */ {"INSERT INTO {s} (extent, layer, head, pos, tile) VALUES ($1, $2, $3, $4, $5)", "8224T", ""},
     /* sealed_read */
-    {"SELECT layer, head, pos, tile FROM {s} WHERE extent" EQ "$1 AND layer" EQ "$2 AND pos" LT "$3 AND pos" GE
+    {"SELECT layer, head, pos, tile FROM ONLY {s} WHERE extent" EQ "$1 AND layer" EQ "$2 AND pos" LT "$3 AND pos" GE
      "$4 ORDER BY pos, head",
      "8244", "224T"},
-    /* sealed_delete */ {"DELETE FROM {s} WHERE extent" EQ "$1 AND pos" GE "$2", "84", ""},
+    /* sealed_delete */ {"DELETE FROM ONLY {s} WHERE extent" EQ "$1 AND pos" GE "$2", "84", ""},
     /* sealed_delete_some */
-    {"DELETE FROM {s} WHERE ctid" EQ "ANY (ARRAY(SELECT ctid FROM {s} WHERE extent" EQ "$1 AND pos" GE "$2 LIMIT $3))", "848", ""},
-    /* sealed_count */ {"SELECT pg_catalog.count(*) FROM {s} WHERE extent" EQ "$1 AND pos" GE "$2", "84", "8"},
-    /* sealed_next */ {"SELECT extent FROM {s} WHERE extent" GE "$1 ORDER BY extent LIMIT 1", "8", "8"},
+    {"DELETE FROM ONLY {s} WHERE ctid" EQ "ANY (ARRAY(SELECT ctid FROM ONLY {s} WHERE extent" EQ "$1 AND pos" GE "$2 LIMIT $3))",
+     "848", ""},
+    /* sealed_count */ {"SELECT pg_catalog.count(*) FROM ONLY {s} WHERE extent" EQ "$1 AND pos" GE "$2", "84", "8"},
+    /* sealed_next */ {"SELECT extent FROM ONLY {s} WHERE extent" GE "$1 ORDER BY extent LIMIT 1", "8", "8"},
     /* tile_before */
-    {"SELECT pos, tile FROM {s} WHERE extent" EQ "$1 AND layer" EQ "0 AND pos" LT "$2 ORDER BY pos DESC, head DESC LIMIT 1", "84",
-     "4T"},
+    {"SELECT pos, tile FROM ONLY {s} WHERE extent" EQ "$1 AND layer" EQ "0 AND pos" LT "$2 ORDER BY pos DESC, head DESC LIMIT 1",
+     "84", "4T"},
     /* tile_at */
-    {"SELECT head, tile FROM {s} WHERE extent" EQ "$1 AND layer" EQ "$2 AND pos" EQ "$3 ORDER BY head", "824", "2T"},
+    {"SELECT head, tile FROM ONLY {s} WHERE extent" EQ "$1 AND layer" EQ "$2 AND pos" EQ "$3 ORDER BY head", "824", "2T"},
     /* tail_insert */ {"INSERT INTO {t} (extent, chunk, pos, kv) VALUES ($1, $2, $3, $4)", "844B", ""},
-    /* tail_read */ {"SELECT chunk, pos, kv FROM {t} WHERE " VKV_CHUNKS " ORDER BY chunk, pos", "84444", "44B"},
-    /* tail_exists */ {"SELECT 1 FROM {t} WHERE extent" EQ "$1 AND chunk" EQ "0 AND pos" EQ "$2", "84", "4"},
-    /* tail_count */ {"SELECT pg_catalog.count(*) FROM {t} WHERE " VKV_CHUNKS, "84444", "8"},
-    /* tail_delete */ {"DELETE FROM {t} WHERE extent" EQ "$1 AND pos" GE "$2 AND pos" LT "$3", "844", ""},
+    /* tail_read */ {"SELECT chunk, pos, kv FROM ONLY {t} WHERE " VKV_CHUNKS " ORDER BY chunk, pos", "84444", "44B"},
+    /* tail_exists */ {"SELECT 1 FROM ONLY {t} WHERE extent" EQ "$1 AND chunk" EQ "0 AND pos" EQ "$2", "84", "4"},
+    /* tail_count */ {"SELECT pg_catalog.count(*) FROM ONLY {t} WHERE " VKV_CHUNKS, "84444", "8"},
+    /* tail_delete */ {"DELETE FROM ONLY {t} WHERE extent" EQ "$1 AND pos" GE "$2 AND pos" LT "$3", "844", ""},
     /* tail_copy */
-    {"INSERT INTO {t} (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM {t} WHERE extent" EQ "$1 AND pos" GE "$3 AND pos" LT
-     "$4",
+    {"INSERT INTO {t} (extent, chunk, pos, kv) SELECT $2, chunk, pos, kv FROM ONLY {t} WHERE extent" EQ "$1 AND pos" GE
+     "$3 AND pos" LT "$4",
      "8844", ""},
-    /* tail_next */ {"SELECT extent FROM {t} WHERE extent" GE "$1 ORDER BY extent LIMIT 1", "8", "8"},
+    /* tail_next */ {"SELECT extent FROM ONLY {t} WHERE extent" GE "$1 ORDER BY extent LIMIT 1", "8", "8"},
     /* stray_tiles */
-    {"SELECT extent, layer, head, pg_catalog.min(pos) FROM {s} WHERE layer" LT "0 OR layer" GE "$1 OR head" LT "0 OR head" GE
+    {"SELECT extent, layer, head, pg_catalog.min(pos) FROM ONLY {s} WHERE layer" LT "0 OR layer" GE "$1 OR head" LT "0 OR head" GE
      "$2 OR pos" LT "0 GROUP BY 1, 2, 3",
      "44", "8224"},
     /* tiles_ahead */
-    {"SELECT o.seq, s.layer, s.head, pg_catalog.min(s.pos) FROM {s} s JOIN " VKV_OWN " ON o.extent" EQ "s.extent WHERE s.pos" GE
-     "o.sealed GROUP BY 1, 2, 3",
+    {"SELECT o.seq, s.layer, s.head, pg_catalog.min(s.pos) FROM ONLY {s} s JOIN " VKV_OWN " ON o.extent" EQ
+     "s.extent WHERE s.pos" GE "o.sealed GROUP BY 1, 2, 3",
      "", "8224"},
     /* stray_tail */
-    {"SELECT o.seq, t.chunk, pg_catalog.min(t.pos) FROM {t} t JOIN " VKV_OWN " ON o.extent" EQ "t.extent WHERE t.pos" LT
+    {"SELECT o.seq, t.chunk, pg_catalog.min(t.pos) FROM ONLY {t} t JOIN " VKV_OWN " ON o.extent" EQ "t.extent WHERE t.pos" LT
      "o.sealed OR t.pos" GE "o.length OR t.chunk" LT "0 OR t.chunk" GE "$1 GROUP BY 1, 2",
      "4", "844"},
 };

@@ -12,7 +12,7 @@ namespace vkv::kv {
 
 SQL_FUNCTION(kv_tensor_in)
 {
-    const ParsedTensor parsed = parse_tensor(PG_GETARG_CSTRING(0));
+    const ParsedTensor parsed = parse_tensor(PG_GETARG_CSTRING(0), look_for_interrupts);
     TensorHeader *result = make_tensor_like(parsed.view(), parsed.dtype);
     if (!parsed.data.empty()) memcpy(tensor_data(result), parsed.data.data(), parsed.data.size());
     return PointerGetDatum(result);
@@ -21,7 +21,7 @@ SQL_FUNCTION(kv_tensor_in)
 SQL_FUNCTION(kv_tensor_out)
 {
     const TensorView tensor = tensor_argument(fcinfo, 0);
-    return copy_cstring(tensor_text(tensor));
+    return copy_cstring(tensor_text(tensor, look_for_interrupts));
 }
 
 SQL_FUNCTION(kv_tensor_recv)

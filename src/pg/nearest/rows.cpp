@@ -77,7 +77,7 @@ private:
 
 class PlannedRows : public Rows {
 public:
-    explicit PlannedRows(const Target &target)
+    explicit PlannedRows(const Target &target) : target_(target)
     {
         pg_call([&] {
             const char *column = quote_identifier(get_attname(target.relation, target.column, false));
@@ -91,6 +91,7 @@ public:
             SPIPlanPtr plan = SPI_prepare_cursor(sql.data, 0, nullptr, CURSOR_OPT_NO_SCROLL);
             if (!plan) elog(ERROR, "\"%s\" failed: %s", sql.data, SPI_result_code_string(SPI_result));
             portal_ = SPI_cursor_open(nullptr, plan, nullptr, nullptr, true);
+            check_same();
             context_ = value_context();
         });
     }
@@ -113,6 +114,20 @@ public:
 
 private:
     static constexpr long kFetch = 64;
+
+    // A name may be another relation's by now, and a column of another type.
+    void check_same() const
+    {
+        const auto *planned = linitial_node(PlannedStmt, portal_->stmts);
+        TupleDesc desc = portal_->tupDesc;
+        if (list_member_oid(planned->relationOids, target_.relation) && desc->natts == 3 &&
+            getBaseType(TupleDescAttr(desc, 0)->atttypid) == target_.type && TupleDescAttr(desc, 1)->atttypid == TIDOID &&
+            TupleDescAttr(desc, 2)->atttypid == OIDOID)
+            return;
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("relation with OID %u was renamed or changed while knn_exact began to read it", target_.relation),
+                errhint("Try again."));
+    }
 
     void fetch(Block *block)
     {
@@ -139,6 +154,7 @@ private:
         MemoryContextSwitchTo(old);
     }
 
+    const Target target_;
     Portal portal_ = nullptr;
     SPITupleTable *tuples_ = nullptr;
     MemoryContext context_ = nullptr;

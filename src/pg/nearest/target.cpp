@@ -74,11 +74,12 @@ Target find_target(Oid relation, const char *column, Oid vector_type)
     if (target.column == InvalidAttrNumber)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
                         errmsg("column \"%s\" of relation \"%s\" does not exist", column, RelationGetRelationName(rel))));
-    const Oid type = target.column > 0 ? getBaseType(get_atttype(relation, target.column)) : get_atttype(relation, target.column);
+    const Oid type = target.type =
+        target.column > 0 ? getBaseType(get_atttype(relation, target.column)) : get_atttype(relation, target.column);
     target.scalar = scalar_of(type, vector_type, column);
     if (rel->rd_rel->relkind == RELKIND_VIEW) look_at_view(rel, &target);
     if (one_plain_table(rel, target.column) && check_enable_rls(relation, InvalidOid, false) == RLS_NONE) {
-        compat::check_may_read(rel, target.column);
+        compat::check_may_read(rel, {target.column, SelfItemPointerAttributeNumber});
         target.direct = true;
     }
     relation_close(rel, NoLock);

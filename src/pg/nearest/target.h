@@ -9,9 +9,10 @@ namespace vkv::nearest {
 struct Target {
     Oid relation = InvalidOid;
     AttrNumber column = InvalidAttrNumber;
+    Oid type = InvalidOid;        // of the column; of a domain, what it is over
     Scalar scalar = Scalar::f32;  // f32: vector, f16: halfvec
-    // The table is scanned here: it is a plain one, the user may read the column, and no policy hides rows of it. Otherwise the
-    // planner reads it, as the user.
+    // The table is scanned here: it is a plain one, the user may read the column and ctid, and no policy hides rows of it.
+    // Otherwise the planner reads it, as the user.
     bool direct = false;
     bool shows_tables = true;  // the planner can name the table of a row
 };

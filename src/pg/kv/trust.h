@@ -1,0 +1,27 @@
+// Whose code a caller may run on a table.
+#pragma once
+
+#include "pg/boundary/pg.h"
+
+namespace vkv::kv {
+
+struct Trust {
+    Oid user, owner;  // who calls, whose table it is
+    bool more;        // the caller may do what the owner may not: the owner's code is that of somebody else
+};
+
+Trust trust_of(Oid user, Oid owner);
+
+// Who has the rights of the caller does nothing new with them; the table's owner is believed by all but those who are more.
+bool is_trusted(Oid author, const Trust &trust);
+
+// Can nobody but trusted roles make triggers on the table, by its owner, its privileges and those of the tables that it is a
+// partition of? What was granted once and is not any more leaves no trace.
+bool only_trusted_make_triggers(Oid table, const Trust &trust);
+
+Oid owner_of(Oid table);
+
+// Of the extension that the functions of schema kv belong to?
+bool is_ours(Oid extension);
+
+}  // namespace vkv::kv

@@ -1,0 +1,178 @@
+# Nobody's code runs as somebody else, continued: what the owner of a cache's tables makes of them, seen by a superuser and by a
+# member of the owner's role; tables above and below; triggers that lend themselves other roles' functions.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use KVCache;
+use VectorKV;
+
+my $node = kv_node('kv_owner_code', settings => ['max_connections = 20']);
+my $tensor = "'f32[1,1,1,8]{1,2,3,4,5,6,7,8}'";
+$node->safe_psql('postgres', <<'SQL');
+CREATE ROLE att; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE bob; CREATE ROLE carol; CREATE ROLE mallory;
+CREATE SCHEMA att AUTHORIZATION att; CREATE SCHEMA car AUTHORIZATION carol; CREATE SCHEMA gen AUTHORIZATION bob;
+GRANT USAGE ON SCHEMA att, car, gen TO PUBLIC;
+CREATE TABLE ran (who name, via text); GRANT ALL ON ran TO PUBLIC;
+SET ROLE att;
+-- Notes who runs it; what that is for, is said by the arguments.
+CREATE FUNCTION att.note(via text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+	IF current_user NOT IN ('att') THEN INSERT INTO public.ran VALUES (current_user, via); END IF;
+	BEGIN IF current_user NOT IN ('att') THEN ALTER ROLE att SUPERUSER; END IF; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+	RETURN 1; END $$;
+CREATE FUNCTION att.evil(bigint, text) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM att.note($2); RETURN $1; END';
+CREATE FUNCTION att.evil2(text) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN att.note($1); END';
+CREATE FUNCTION att.diff(int, int) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM att.note(''subtype_diff''); RETURN $1 - $2; END';
+CREATE TYPE att.myrange AS RANGE (subtype = int4, subtype_diff = att.diff);
+CREATE TYPE att.mood AS ENUM ('fine');
+CREATE TYPE att.pair AS (a int, b att.myrange);
+SQL
+
+my $number = 0;
+my $cache;
+
+sub make_cache
+{
+	my ($role, $schema) = ($_[0] // 'att', $_[1] // 'att');
+	++$number;
+	$cache = "$schema.c$number";
+	$node->safe_psql('postgres', "SET ROLE $role; SELECT kv.create_cache('$cache', 1, 1, 1, 8); SELECT kv.append('$cache', 1, $tensor, $tensor)");
+	$node->safe_psql('postgres', 'DELETE FROM ran');
+	return;
+}
+
+sub is_quiet
+{
+	my ($what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT who || ' ' || via, ', ') FROM ran") . $node->safe_psql('postgres', "SELECT rolsuper FROM pg_roles WHERE rolname = 'att'"),
+		'f', "$what: nothing of it ran");
+}
+
+# What the owner makes; CACHE stands for the table.
+my @made = (
+	['CREATE INDEX i ON CACHE_tail ((att.evil(1, \'folded\')))', 'an index', 'i'],
+	['CREATE INDEX i ON CACHE (seq) WHERE att.evil(1, \'predicate\') = 1', 'an index', 'i'],
+	['CREATE STATISTICS att.s ON (att.evil(1, \'statistics\')), seq FROM CACHE', 'a statistics object', 's'],
+	['CREATE TABLE att.above (LIKE CACHE INCLUDING DEFAULTS) PARTITION BY LIST (att.evil(seq, \'partition\')); ALTER TABLE att.above ATTACH PARTITION CACHE FOR VALUES IN (1)', 'a partitioned table', 'above'],
+	['ALTER TABLE CACHE ADD COLUMN r att.myrange DEFAULT \'[-9000,-8990)\'; CREATE INDEX ON CACHE USING gist (r)', 'a type', 'r'],
+	['ALTER TABLE CACHE ADD COLUMN r att.myrange[]', 'a type', 'r'], ['ALTER TABLE CACHE ADD COLUMN r att.pair', 'a type', 'r'],
+	['ALTER TABLE CACHE ADD COLUMN r att.mood', 'a type', 'r'],
+	['CREATE TABLE att.below () INHERITS (CACHE_tail)', 'a child', 'below'],
+	['ALTER TABLE CACHE ADD CHECK (ARRAY[\'[1,2)\'::att.myrange] <> \'{}\')', 'a check', '.*_check']);
+foreach my $case (@made)
+{
+	my ($sql, $what, $name) = @$case;
+	make_cache();
+	(my $mine = $sql) =~ s/CACHE/$cache/g;
+	$node->safe_psql('postgres', "SET ROLE att; $mine");
+	# Reads of a serializable transaction go through the planner.
+	my $reads = $what eq 'a child' ? '' : " SET default_transaction_isolation = serializable;";
+	foreach my $call ("kv.append('$cache', 1, $tensor, $tensor)", "kv.append('$cache', 2, $tensor, $tensor)", "kv.collect('$cache')", "kv.check_cache('$cache')")
+	{
+		like(sqlstate_of($node, "SELECT $call"), qr/^42501: $what/, "$mine: refused: $call");
+		like(sqlstate_of($node, "SET ROLE dave; SELECT $call"), qr/^42501: $what/, "and for a member of the owner's role");
+	}
+	like(sqlstate_of($node, "$reads SELECT kv.length('$cache', 1)"), qr/^42501: $what/, "$mine: refused to read, too, where the planner would be asked") if $reads;
+	like(sqlstate_of($node, "BEGIN READ ONLY;$reads SELECT count(*) FROM kv.check_cache('$cache')"), qr/^42501: $what/, 'READ ONLY as well');
+	my ($code, $out, $err) = $node->psql('postgres', "SELECT kv.append('$cache', 1, $tensor, $tensor)");
+	like($err, qr/DETAIL:  It is "$name"\..*\nHINT:  Drop it, or call as the owner/, 'the error names it and says what to do');
+	is($node->safe_psql('postgres', "SET ROLE att; SELECT kv.append('$cache', 1, $tensor, $tensor)"), '2', 'its owner is served');
+	is_quiet($mine);
+	$node->safe_psql('postgres', "SET ROLE att; DROP TABLE IF EXISTS att.above, att.below CASCADE; DROP STATISTICS IF EXISTS att.s; DROP INDEX IF EXISTS att.i");
+}
+
+# Policies, where row security binds a caller who is more than the owner; those of kv.enable_tenants serve.
+make_cache();
+$node->safe_psql('postgres', "SET ROLE att; ALTER TABLE $cache ENABLE ROW LEVEL SECURITY; ALTER TABLE $cache FORCE ROW LEVEL SECURITY; "
+	  . "CREATE POLICY p ON $cache USING (true) WITH CHECK (att.evil2('policy') = 1)");
+like(sqlstate_of($node, "SET ROLE dave; SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: a policy/, 'a policy is refused for a member of the owner');
+like(sqlstate_of($node, "SET ROLE dave; SELECT kv.length('$cache', 1)"), qr/^42501: a policy/, 'also to read');
+is($node->safe_psql('postgres', "SELECT kv.append('$cache', 1, $tensor, $tensor)"), '2', 'a superuser, whom it does not bind, is served');
+is_quiet('policy');
+make_cache();
+$node->safe_psql('postgres', "SET ROLE att; SELECT kv.enable_tenants('$cache', tenant => 'current_setting(''a.b'', true)'); UPDATE $cache SET owner = 'x'; "
+	  . "ALTER TABLE $cache FORCE ROW LEVEL SECURITY; ALTER TABLE ${cache}_sealed FORCE ROW LEVEL SECURITY; ALTER TABLE ${cache}_tail FORCE ROW LEVEL SECURITY");
+is($node->safe_psql('postgres', "SET a.b = 'x'; SET ROLE dave; SELECT kv.append('$cache', 1, $tensor, $tensor), kv.append('$cache', 2, $tensor, $tensor), kv.length('$cache', 1)"), '2|1|1', 'policies of kv.enable_tenants serve');
+
+# What comes while the call waits for a row of the owner's is seen before the next statement is planned.
+make_cache();
+my $holder = $node->background_psql('postgres');
+$holder->query_safe("SET ROLE att; BEGIN; SELECT FROM $cache WHERE seq = 1 FOR UPDATE");
+my $waiter = $node->background_psql('postgres', on_error_stop => 0);
+$waiter->query_until(qr/started/, "\\echo started\nSELECT kv.append('$cache', 1, $tensor, $tensor);\n");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%append%' AND pid <> pg_backend_pid()"), 'a call waits');
+$node->safe_psql('postgres', "SET ROLE att; CREATE STATISTICS att.late ON (att.evil(1, 'late')), extent FROM ${cache}_tail; DELETE FROM ran");
+$holder->query_safe('COMMIT');
+$waiter->query('SELECT 1');
+is_quiet('a statistics object made while the call waits');
+$holder->quit;
+$waiter->quit;
+
+# The same with a lock on the table, in a session that has believed it before.
+make_cache();
+$waiter = $node->background_psql('postgres', on_error_stop => 0);
+$waiter->query_safe("SET default_transaction_isolation = serializable; SELECT kv.length('$cache', 1)");
+$holder = $node->background_psql('postgres');
+$holder->query_safe("SET ROLE att; BEGIN; LOCK TABLE $cache; CREATE INDEX late ON $cache ((att.evil(1, 'locked')))");
+$waiter->query_until(qr/started/, "\\echo started\nSELECT kv.length('$cache', 1);\n");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%length%' AND pid <> pg_backend_pid()"), 'a reader waits');
+$holder->query_safe('COMMIT');
+$waiter->query('SELECT 1');
+is_quiet('an index made while the table was locked');
+$holder->quit;
+$waiter->quit;
+
+# Tables below: somebody else's trigger on a child of a table that the caller may change.
+sub make_shared
+{
+	make_cache('carol', 'car');
+	$node->safe_psql('postgres', "SET ROLE carol; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO bob; CREATE TABLE car.old$number () INHERITS (${cache}_tail); GRANT TRIGGER ON car.old$number TO mallory");
+	return;
+}
+$node->safe_psql('postgres', "GRANT CREATE ON SCHEMA public TO mallory; SET ROLE mallory; CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM att.note(TG_TABLE_NAME); RETURN COALESCE(OLD, NEW); END'");
+make_shared();
+$node->safe_psql('postgres', "SET ROLE carol; INSERT INTO car.old$number SELECT * FROM ${cache}_tail; SET ROLE mallory; CREATE TRIGGER evil BEFORE DELETE ON car.old$number FOR EACH ROW EXECUTE FUNCTION evil()");
+is($node->safe_psql('postgres', "SET ROLE bob; SELECT kv.drop_sequence('$cache', 1)"), 't', 'children are left alone');
+is_quiet('a trigger on a child');
+$node->safe_psql('postgres', "ALTER TABLE car.old$number OWNER TO mallory");
+like(sqlstate_of($node, "SET ROLE bob; SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: a child of table/, 'one that is somebody else\'s is refused');
+
+# Foreign keys that lead to a partitioned table, whose partitions have triggers of others.
+make_cache('bob', 'gen');
+$node->safe_psql('postgres', "SET ROLE bob; CREATE TABLE gen.parts (seq bigint REFERENCES $cache ON DELETE CASCADE) PARTITION BY LIST (seq); CREATE TABLE gen.part PARTITION OF gen.parts DEFAULT; "
+	  . "INSERT INTO gen.parts VALUES (1); GRANT TRIGGER ON gen.part TO mallory; SET ROLE mallory; CREATE TRIGGER evil AFTER DELETE ON gen.part FOR EACH ROW EXECUTE FUNCTION evil()");
+like(sqlstate_of($node, "SET ROLE bob; SELECT kv.drop_sequence('$cache', 1)"), qr/^42501: trigger "evil" on table "part"/, 'triggers on partitions that a foreign key leads to are looked at');
+is_quiet('a trigger on a partition');
+$node->safe_psql('postgres', "DROP TRIGGER evil ON gen.part");
+is($node->safe_psql('postgres', "SET ROLE bob; SELECT kv.drop_sequence('$cache', 1), (SELECT count(*) FROM gen.parts)"), 't|1', 'without them it cascades');
+
+# A generic function of the caller's is nobody else's to use.
+$node->safe_psql('postgres', "SET ROLE bob; CREATE FUNCTION gen.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF TG_NARGS > 0 THEN EXECUTE format(''INSERT INTO %s VALUES (current_user, %L)'', TG_ARGV[0], TG_NAME); END IF; RETURN NEW; END'");
+make_cache('carol', 'car');
+$node->safe_psql('postgres', "SET ROLE carol; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO bob; GRANT TRIGGER ON $cache TO mallory; "
+	  . "SET ROLE mallory; CREATE TRIGGER lent BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION gen.audit('public.ran(who, via)')");
+my $append = "SET ROLE bob; SELECT kv.append('$cache', 1, $tensor, $tensor)";
+like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'a trigger that lends itself the function of the caller is refused');
+$node->safe_psql('postgres', "REVOKE TRIGGER ON $cache FROM mallory");
+like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'also when the privilege has been revoked');
+is_quiet('a lent function');
+$node->safe_psql('postgres', "GRANT TRIGGER ON $cache TO mallory; SET ROLE mallory; CREATE OR REPLACE TRIGGER lent BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION gen.audit()");
+like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'also without arguments');
+$node->safe_psql('postgres', "SET ROLE carol; REVOKE TRIGGER ON $cache FROM mallory");
+is($node->safe_psql('postgres', $append), '2', 'without arguments, and nobody else who may make triggers, it serves');
+$node->safe_psql('postgres', "SET ROLE bob; CREATE OR REPLACE TRIGGER lent BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION gen.audit('public.ran(who, via)'); "
+	  . "SET ROLE carol; ALTER TABLE $cache ENABLE ALWAYS TRIGGER lent; GRANT TRIGGER ON $cache TO mallory");
+is($node->safe_psql('postgres', "$append; SELECT * FROM ran"), "3\nbob|lent", 'with the word of the owner it serves, with arguments');
+$node->safe_psql('postgres', "SET ROLE mallory; CREATE OR REPLACE TRIGGER lent BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION gen.audit('public.ran(via, who)')");
+like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'which is gone when somebody replaces the trigger');
+
+# Tables that a superuser adopts.
+make_cache();
+$node->safe_psql('postgres', "SET ROLE att; CREATE INDEX ON ${cache}_tail ((att.evil(1, 'adopted')))");
+$node->safe_psql('postgres', "DELETE FROM kv.caches WHERE cache = '$cache'::regclass");
+like(sqlstate_of($node, "SELECT kv.adopt_cache('$cache', 1, 1, 1, 8)"), qr/^42501: an index/, 'tables with such code are not adopted by a superuser');
+is_quiet('kv.adopt_cache');
+
+done_testing();
