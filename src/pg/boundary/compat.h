@@ -94,6 +94,16 @@ inline uint64_t relation_storage(Relation rel)
 #endif
 }
 
+// Whether this transaction has made the storage, so that TRUNCATE does not put another in its place.
+inline bool emptied_in_place(Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+    return rel->rd_createSubid != InvalidSubTransactionId || rel->rd_firstRelfilelocatorSubid != InvalidSubTransactionId;
+#else
+    return rel->rd_createSubid != InvalidSubTransactionId || rel->rd_firstRelfilenodeSubid != InvalidSubTransactionId;
+#endif
+}
+
 // Pins the buffer if it still holds the block; false: somebody has to read it.
 inline bool pin_recent(Relation rel, BlockNumber block, Buffer buffer)
 {

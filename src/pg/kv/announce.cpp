@@ -12,7 +12,19 @@ constinit NestedCalls<Announced> running;
 
 }  // namespace
 
-void announce(const Announced &statement) { running.begin(statement, statement.cache->name); }
+int trigger_depth()
+{
+    LOCAL_FCINFO(fcinfo, 0);
+    InitFunctionCallInfoData(*fcinfo, nullptr, 0, InvalidOid, nullptr, nullptr);
+    return DatumGetInt32(pg_trigger_depth(fcinfo));
+}
+
+void announce(const Announced &statement)
+{
+    Announced begun = statement;
+    begun.depth = trigger_depth();
+    running.begin(begun, statement.cache->name);
+}
 
 void withdraw() { running.end(); }
 

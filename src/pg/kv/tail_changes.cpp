@@ -2,6 +2,8 @@
 
 #include "pg/kv/tail_changes.h"
 
+#include <utility>
+
 #include "pg/boundary/boundary.h"
 #include "pg/kv/announce.h"
 
@@ -101,17 +103,29 @@ void tell(Oid oid)
 
 }  // namespace
 
+namespace {
+
+// Whether the trigger fires for the very DELETE that a function of schema kv runs: at its first rows others' code begins to run,
+// which may delete, too (policies at the same depth, triggers deeper).
+bool is_own_delete(const TriggerData *trigger)
+{
+    const Announced *statement = announced();
+    if (!statement || statement->plan != Plan::tail_delete || statement->cache->tail != RelationGetRelid(trigger->tg_relation) ||
+        !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) || trigger_depth() != statement->depth + 1)
+        return false;
+    return !std::exchange(statement->began_delete, true);
+}
+
+}  // namespace
+
+// What the functions of schema kv delete has been sealed, or gets another epoch.
 SQL_FUNCTION(kv_forget_tails)
 {
     const auto *trigger = CALLED_AS_TRIGGER(fcinfo) ? reinterpret_cast<const TriggerData *>(fcinfo->context) : nullptr;
     if (!trigger || !TRIGGER_FIRED_BEFORE(trigger->tg_event) || !TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("kv.forget_tails is a trigger BEFORE UPDATE OR DELETE, FOR EACH STATEMENT"));
-    // What the functions of schema kv delete has been sealed, or gets another epoch.
-    const Announced *statement = announced();
-    const bool ours =
-        statement && statement->plan == Plan::tail_delete && statement->cache->tail == RelationGetRelid(trigger->tg_relation);
-    if (!ours) tell(fcinfo->flinfo->fn_oid);
+    if (!is_own_delete(trigger)) tell(fcinfo->flinfo->fn_oid);
     return PointerGetDatum(nullptr);
 }
 

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "core/kv/halves.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/kept.h"
 #include "pg/kv/settings.h"
 #include "pg/kv/tail_changes.h"
 
@@ -25,32 +27,37 @@ struct Key {
 };
 
 int kept_memory = 65536;  // kB
-size_t kept_bytes = 0;
-uint64_t uses = 0;
 HTAB *tails = nullptr;
+constinit MemoryContext tail_context = nullptr;
 
 struct alignas(64) Planes {
     uint8_t bytes[(kMaxTileData + 63) / 64 * 64];
 };
+
+template <typename T>
+using Array = std::vector<T, ContextAllocator<T, &tail_context>>;
 
 }  // namespace
 
 struct TailTiles {
     Key key;
     int64_t epoch;
-    uint64_t storage, last_use;
-    uint64_t changes = 0;           // by hand, that what is kept was read after; 0: not certain
-    int32_t first, tokens;          // positions first .. first + tokens - 1
-    int32_t block;                  // tokens of a whole block
-    int holders = 0;                // that need it as it is: it is neither changed nor forgotten
-    bool replaced = false;          // goes with its last holder
-    std::vector<Planes> planes;     // [whole blocks][heads]
-    std::vector<uint64_t> ids;      // of these
-    std::vector<TailPlace> places;  // [tokens]: where these were read
-    std::vector<uint16_t> k, v;     // [heads][block][dim]: the partial block
+    uint64_t storage = 0;
+    uint64_t changes = 0;   // by hand, that what is kept was read after; 0: not certain
+    int32_t first, tokens;  // positions first .. first + tokens - 1
+    int32_t block;          // tokens of a whole block
+    int holders = 0;        // that need it as it is: it is neither changed nor forgotten, nor in line
+    bool replaced = false;  // goes with its last holder
+    TailTiles *older = nullptr, *newer = nullptr;
+    Array<Planes> planes;     // [whole blocks][heads]
+    Array<uint64_t> ids;      // of these
+    Array<TailPlace> places;  // [tokens]: where these were read
+    Array<uint16_t> k, v;     // [heads][block][dim]: the partial block
     size_t bytes() const
     {
-        return planes.capacity() * sizeof(Planes) + places.capacity() * sizeof(TailPlace) + (k.capacity() + v.capacity()) * 2;
+        constexpr size_t kSlotBytes = 64;  // its share of the hash table
+        auto of = [](const auto &array) { return chunk_bytes(array.capacity() * sizeof(array[0])); };
+        return kSlotBytes + chunk_bytes(sizeof(TailTiles)) + of(planes) + of(ids) + of(places) + of(k) + of(v);
     }
     int32_t whole() const { return tokens / block; }
 };
@@ -62,35 +69,38 @@ struct Slot {
     TailTiles *tail;
 };
 
+constinit KeptInOrder<TailTiles> kept;
+
 void start()
 {
+    tail_context = AllocSetContextCreate(TopMemoryContext, "vectorkv tails", ALLOCSET_DEFAULT_SIZES);
     HASHCTL control{};
     control.keysize = sizeof(Key);
     control.entrysize = sizeof(Slot);
-    control.hcxt = TopMemoryContext;
-    tails = hash_create("vectorkv tails", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    control.hcxt = tail_context;
+    tails = hash_create("vectorkv places of tails", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+TailTiles *make_tail()
+{
+    auto *tail = new (ContextAllocator<TailTiles, &tail_context>().allocate(1)) TailTiles;
+    kept.count(tail->bytes());
+    return tail;
+}
+
+void destroy(TailTiles *tail)
+{
+    kept.discount(tail->bytes());
+    tail->~TailTiles();
+    ContextAllocator<TailTiles, &tail_context>().deallocate(tail, 1);
 }
 
 void remove(TailTiles *tail)
 {
-    kept_bytes -= tail->bytes();
+    kept.take_out(tail);
     const Key key = tail->key;
-    delete tail;
+    destroy(tail);
     hash_search(tails, &key, HASH_REMOVE, nullptr);
-}
-
-// Forgets the tails that were used longest ago and that nobody holds, until the memory is within its limit.
-void shrink()
-{
-    while (kept_bytes > static_cast<size_t>(kept_memory) * 1024) {
-        HASH_SEQ_STATUS scan;
-        TailTiles *oldest = nullptr;
-        hash_seq_init(&scan, tails);
-        while (auto *slot = static_cast<Slot *>(hash_seq_search(&scan)))
-            if (slot->tail->holders == 0 && (!oldest || slot->tail->last_use < oldest->last_use)) oldest = slot->tail;
-        if (!oldest) return;
-        remove(oldest);
-    }
 }
 
 void clear(TailTiles *tail, const Sequence *s)
@@ -107,32 +117,34 @@ void clear(TailTiles *tail, const Sequence *s)
 // Held once more by the caller.
 TailTiles *hold(TailTiles *tail)
 {
-    ++tail->holders;
-    tail->last_use = ++uses;
+    if (tail->holders++ == 0) kept.take_out(tail);
     return tail;
 }
 
 void release(TailTiles *tail)
 {
-    if (--tail->holders > 0 || !tail->replaced) return;
-    kept_bytes -= tail->bytes();
-    delete tail;
+    if (--tail->holders > 0) return;
+    if (tail->replaced) return destroy(tail);
+    if (tail->tokens == 0) return remove(tail);  // lost, or not read for an error
+    kept.use(tail);
+    // Many that were held at once make room as they are released: two for one, so that no destructor takes long.
+    for (int n = 0; n < 2 && !kept.within(kept_memory) && kept.oldest(); ++n) remove(kept.oldest());
 }
 
 // An empty tail in the slot of its key, held. What was there is forgotten, or goes with its last holder.
 TailTiles *hold_new(const Cache *c, const Sequence *s, const Key &key)
 {
-    auto tail = std::make_unique<TailTiles>();
-    tail->key = key;
-    tail->block = tile_capacity(c->shape(Codec::f16));
-    clear(tail.get(), s);
+    std::unique_ptr<TailTiles, void (*)(TailTiles *)> made(make_tail(), destroy);
+    made->key = key;
+    made->block = tile_capacity(c->shape(Codec::f16));
+    clear(made.get(), s);
     bool found;
     auto *slot = pg_call([&] { return static_cast<Slot *>(hash_search(tails, &key, HASH_ENTER, &found)); });
     if (found) {
         slot->tail->replaced = true;
         release(hold(slot->tail));
     }
-    slot->tail = tail.release();
+    slot->tail = made.release();
     return hold(slot->tail);
 }
 
@@ -162,7 +174,7 @@ void drop_sealed(const Cache *c, TailTiles *tail, int32_t sealed)
     tail->tokens -= blocks * tail->block;
 }
 
-Rows rows_of(const std::vector<uint16_t> &all, int head, int32_t block, int dim)
+Rows rows_of(const Array<uint16_t> &all, int head, int32_t block, int dim)
 {
     const size_t d = static_cast<size_t>(dim);
     return {all.data() + static_cast<size_t>(head) * static_cast<size_t>(block) * d, d};
@@ -253,14 +265,15 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
             renew();
         else if (!stands)
             clear(tail_, s);
-        read(s, layer, state.storage);
+        read(s, layer, state);
     }
+    kept.shrink(kept_memory, nullptr, remove);
     if (tail_) tokens_ = s->length - s->sealed;
     guard.tail = nullptr;
 }
 
 // What is missing up to the sequence's end; none when an unlogged tail was lost.
-void HeldTail::read(const Sequence *s, int layer, uint64_t storage)
+void HeldTail::read(const Sequence *s, int layer, const TailState &state)
 {
     const int32_t have = tail_->first + tail_->tokens;
     uint64_t changes = 0;
@@ -272,13 +285,22 @@ void HeldTail::read(const Sequence *s, int layer, uint64_t storage)
         release(std::exchange(tail_, nullptr));
         return;
     }
-    const size_t before = tail_->bytes();
-    tail_->storage = storage;
-    tail_->changes = changes;
+    // Counted as it has become. When memory ends in between, nothing of it is kept.
+    struct Change {
+        TailTiles *tail;
+        bool whole = false;
+        explicit Change(TailTiles *t) : tail(t) { kept.discount(t->bytes()); }
+        ~Change()
+        {
+            kept.count(tail->bytes());
+            if (!whole) tail->tokens = 0;
+        }
+    } change(tail_);
+    tail_->storage = state.storage;
+    tail_->changes = state.stays ? changes : 0;
     drop_sealed(cache_, tail_, s->sealed);
     add_rows(cache_, tail_, halves);
-    kept_bytes += tail_->bytes() - before;
-    shrink();
+    change.whole = true;
 }
 
 HeldTail::HeldTail(HeldTail &&other) noexcept

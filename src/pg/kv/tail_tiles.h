@@ -38,7 +38,7 @@ public:
     void visit_rest(TailVisitor visit, void *argument) const;
 
 private:
-    void read(const Sequence *s, int layer, uint64_t storage);
+    void read(const Sequence *s, int layer, const TailState &state);
 
     Cache *cache_;
     TailTiles *tail_ = nullptr;

@@ -8,6 +8,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/kept.h"
 #include "pg/kv/settings.h"
 
 namespace vkv::kv {
@@ -16,15 +17,15 @@ namespace {
 
 constexpr AttrNumber kHead = 3, kPos = 4, kTile = 5;
 constexpr AttrNumber kKeys[] = {1, 2, kPos, kHead};
-constexpr size_t kKeyBytes = 16;  // extent, layer, head, pos in front of the tile
+constexpr size_t kEntryBytes = sizeof(TileList) + 32;  // with its share of the hash table
+constexpr size_t kKeyBytes = 16;                       // extent, layer, head, pos in front of the tile
 
 struct Positions {
     int32_t from, to;
 };
 
 int list_memory = 65536;  // kB
-uint64_t uses = 0;
-size_t listed_bytes = 0;
+constinit KeptInOrder<TileList> kept;
 HTAB *lists = nullptr;
 MemoryContext list_context = nullptr;
 
@@ -41,26 +42,19 @@ void start()
 void release(TileList *list)
 {
     if (list->refs) pfree(list->refs);
-    listed_bytes -= sizeof(TileRef) * list->capacity;
+    kept.discount(sizeof(TileRef) * list->capacity);
     list->refs = nullptr;
     list->count = list->capacity = 0;
     list->covered = 0;
 }
 
-// Forgets the lists that were used longest ago, all but `keep`, until the memory is within its limit.
-void shrink(const TileList *keep)
+void remove(TileList *list)
 {
-    while (listed_bytes > static_cast<size_t>(list_memory) * 1024) {
-        HASH_SEQ_STATUS scan;
-        TileList *oldest = nullptr;
-        hash_seq_init(&scan, lists);
-        while (auto *list = static_cast<TileList *>(hash_seq_search(&scan)))
-            if (list != keep && (!oldest || list->last_use < oldest->last_use)) oldest = list;
-        if (!oldest) return;
-        release(oldest);
-        TileListKey key = oldest->key;
-        hash_search(lists, &key, HASH_REMOVE, nullptr);
-    }
+    release(list);
+    kept.take_out(list);
+    kept.discount(kEntryBytes);
+    const TileListKey key = list->key;
+    hash_search(lists, &key, HASH_REMOVE, nullptr);
 }
 
 void add(TileList *list, const TileRef &ref)
@@ -70,7 +64,7 @@ void add(TileList *list, const TileRef &ref)
         size_t bytes = sizeof(TileRef) * capacity;
         list->refs =
             static_cast<TileRef *>(list->refs ? repalloc_huge(list->refs, bytes) : MemoryContextAllocHuge(list_context, bytes));
-        listed_bytes += sizeof(TileRef) * (capacity - list->capacity);
+        kept.count(sizeof(TileRef) * (capacity - list->capacity));
         list->capacity = capacity;
     }
     list->refs[list->count++] = ref;
@@ -132,17 +126,19 @@ TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop)
     auto *list = static_cast<TileList *>(hash_search(lists, &key, HASH_ENTER, &found));
     const uint64_t storage = compat::relation_storage(table->rel);
     if (!found) {
+        list->older = list->newer = nullptr;
         list->refs = nullptr;
         list->count = list->capacity = 0;
         list->covered = 0;
+        kept.count(kEntryBytes);
     } else if (list->storage != storage) {
         release(list);
     }
     list->storage = storage;
-    list->last_use = ++uses;
+    kept.use(list);
     if (list->covered < stop) {
         extend(table, list, stop);
-        shrink(list);
+        kept.shrink(list_memory, list, remove);
     }
     return list;
 }
@@ -155,9 +151,7 @@ void forget_extent(const Cache *c, int64_t extent)
     TileListKey key{c->sealed, 0, extent};
     for (key.layer = 0; key.layer < c->layers; ++key.layer) {
         auto *list = static_cast<TileList *>(hash_search(lists, &key, HASH_FIND, nullptr));
-        if (!list) continue;
-        release(list);
-        hash_search(lists, &key, HASH_REMOVE, nullptr);
+        if (list) remove(list);
     }
 }
 

@@ -29,7 +29,7 @@ struct TileList {
     int32_t covered;   // every tile that starts below is listed
     uint32_t count, capacity;
     TileRef *refs;  // by position, then head
-    uint64_t last_use;
+    TileList *older, *newer;
 };
 
 using SealedTable = DirectTable;
