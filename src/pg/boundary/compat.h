@@ -318,4 +318,24 @@ inline uint32 new_wait_event([[maybe_unused]] const char *name)
 #endif
 }
 
+// Up to 16, old_snapshot_threshold lets vacuum remove what old snapshots still see.
+inline bool removes_early()
+{
+#if PG_VERSION_NUM >= 170000
+    return false;
+#else
+    return old_snapshot_threshold >= 0;
+#endif
+}
+
+// Raises "snapshot too old" if a page with this LSN may lack what the snapshot sees, by the rule of TestForOldSnapshot.
+inline void test_old_snapshot([[maybe_unused]] Snapshot snapshot, [[maybe_unused]] Relation rel, [[maybe_unused]] XLogRecPtr lsn)
+{
+#if PG_VERSION_NUM < 170000
+    if (removes_early() && snapshot && snapshot->snapshot_type == SNAPSHOT_MVCC && !XLogRecPtrIsInvalid(snapshot->lsn) &&
+        lsn > snapshot->lsn)
+        TestForOldSnapshot_impl(snapshot, rel);
+#endif
+}
+
 }  // namespace vkv::compat

@@ -244,7 +244,7 @@ Entry Index::entry() const
 {
     ReadPage page(rel_, kMetaBlock, PageKind::meta);
     const MetaPage *meta = meta_of(page.page());
-    return {meta->entry, meta->entry_level, meta->free_epoch};
+    return {meta->entry, meta->entry_level, meta->free_epoch, PageGetLSN(const_cast<char *>(page.page()))};
 }
 
 VectorView view_datum(Scalar scalar, Datum value)

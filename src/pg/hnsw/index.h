@@ -14,6 +14,7 @@ struct Entry {
     uint32_t node;
     int level;
     uint64_t free_epoch;
+    XLogRecPtr changed;  // LSN of the meta page
 };
 
 class Index {

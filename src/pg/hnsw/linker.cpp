@@ -88,7 +88,7 @@ bool Linker::has_detour(std::span<const uint32_t> kept, uint32_t lost, int level
     for (uint32_t id : kept) {
         if (id == lost) continue;
         const uint32_t n = view_.neighbors(id, level, links.data());
-        if (std::find(links.begin(), links.begin() + n, lost) != links.begin() + n) return true;
+        if (std::find(links.begin(), links.begin() + n, lost) != links.begin() + n && lives(id)) return true;
     }
     return false;
 }
@@ -190,7 +190,62 @@ bool Linker::lives(uint32_t id)
     return answers;
 }
 
-bool Linker::force(uint32_t from, uint32_t to, uint32_t *handed_on)
+bool Linker::attach(uint32_t from, uint32_t to)
+{
+    if (!lives(from)) return false;
+    if (append(from, to, 0)) return true;
+    std::vector<uint32_t> list(view_.max_links());
+    list.resize(view_.neighbors(from, 0, list.data()));
+    if (std::find(list.begin(), list.end(), to) != list.end()) return true;
+    std::vector<uint32_t> after = list;
+    after.push_back(to);  // what leads on is looked for among these
+    const size_t out = find_spare(after, list.size());
+    if (out == list.size()) return false;
+    after[out] = to;
+    after.pop_back();
+    return replace(from, 0, list, after);
+}
+
+// The last of the first n links that another one of the list leads to; n: none.
+size_t Linker::find_spare(std::span<const uint32_t> list, size_t n)
+{
+    for (size_t i = n; i-- > 0;)
+        if (has_detour(list, list[i], 0)) return i;
+    return n;
+}
+
+// Makes the link to -> moved. A full list loses one that another leads to; if there is none, the last that no other list relies on.
+uint32_t Linker::take_over(uint32_t to, uint32_t moved)
+{
+    constexpr int kTries = 10;
+    const uint32_t max = index_.shape().max_links(0);
+    std::vector<uint32_t> list(view_.max_links());
+    for (int i = 0; i < kTries; ++i) {
+        const uint32_t n = view_.neighbors(to, 0, list.data());
+        std::span<const uint32_t> now(list.data(), n);
+        if (moved == to || std::find(now.begin(), now.end(), moved) != now.end()) return kNoNode;
+        if (n < max) {
+            if (append(to, moved, 0)) return kNoNode;
+            if (!lives(to)) return kNoNode;
+            continue;
+        }
+        std::vector<uint32_t> after(now.begin(), now.end());
+        after.push_back(moved);
+        size_t out = find_spare(after, n);
+        const bool spare = out < n;
+        const auto relied_on = [&](uint32_t id) {
+            return to == inserted_ && std::find(relied_on_.begin(), relied_on_.end(), std::pair{0, id}) != relied_on_.end();
+        };
+        if (!spare)
+            for (out = n - 1; out > 0 && relied_on(now[out]);) --out;
+        after[out] = moved;
+        after.pop_back();
+        if (replace(to, 0, now, after)) return spare ? kNoNode : now[out];
+    }
+    return moved;
+}
+
+bool Linker::force(uint32_t from, uint32_t to, Forced *forced)
 {
     const uint32_t max = index_.shape().max_links(0);
     std::vector<uint32_t> list(view_.max_links());
@@ -210,19 +265,12 @@ bool Linker::force(uint32_t from, uint32_t to, uint32_t *handed_on)
         const uint32_t moved = list[out];
         const bool hand_on = lives(moved);
         // The way to the node that loses its link leads through `to` from the moment it is lost.
-        if (hand_on)
-            change_list(to, 0, [&](uint32_t *theirs, uint32_t *count) {
-                if (std::find(theirs, theirs + *count, moved) != theirs + *count || moved == to) return false;
-                if (*count < max)
-                    theirs[(*count)++] = moved;
-                else
-                    theirs[*count - 1] = moved;
-                return true;
-            });
+        const uint32_t cut = hand_on ? take_over(to, moved) : kNoNode;
+        if (forced && cut != kNoNode) forced->cut.push_back(cut);
         std::vector<uint32_t> after(now.begin(), now.end());
         after[out] = to;
         if (replace(from, 0, now, after)) {
-            if (handed_on && hand_on) *handed_on = moved;
+            if (forced && hand_on) forced->moved = moved;
             return true;
         }
     }

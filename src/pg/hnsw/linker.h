@@ -32,14 +32,20 @@ public:
         inserted_ = node;
         relied_on_.assign(1, {0, entry});
     }
+    // Links from -> to, on level 0, if there is room or if another way leads to what gives way.
+    bool attach(uint32_t from, uint32_t to);
+    struct Forced {
+        uint32_t moved = graph::kNoNode;  // is linked from `to` now, and not from `from` any more
+        std::vector<uint32_t> cut;        // `to` lost its links to these, and no detour was found
+    };
     // Links from -> to whatever it takes: the link that gives way is made from `to` instead. Only a node that is gone is not linked
-    // from: false. *handed_on: what is linked from `to` now.
-    bool force(uint32_t from, uint32_t to, uint32_t *handed_on = nullptr);
+    // from: false.
+    bool force(uint32_t from, uint32_t to, Forced *forced = nullptr);
     // The list of a level, replaced if it still is what it was; false if somebody changed it.
     bool replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after);
     void remove_if(uint32_t node, int level, const std::function<bool(uint32_t)> &gone);
 
-    // Does one of the kept nodes link to the lost one?
+    // Does one of the kept nodes, that lives, link to the lost one?
     bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
 
 private:
@@ -47,6 +53,8 @@ private:
     void clear_set();
     bool append(uint32_t from, uint32_t to, int level);
     bool lives(uint32_t id);
+    size_t find_spare(std::span<const uint32_t> list, size_t n);
+    uint32_t take_over(uint32_t to, uint32_t moved);
     bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
                      uint32_t *victim);
     bool hand_over(uint32_t lost, int level);

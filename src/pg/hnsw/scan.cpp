@@ -55,7 +55,19 @@ void Scan::start(Datum query, bool isnull)
         scorer_ = index_.codec().query(query_);
 }
 
+// Vacuum changes the meta page before it removes what an old snapshot may still see (old_snapshot_threshold). What is read up to
+// here is whole for this snapshot if that has not happened, wherever rows and ways to them have gone.
 bool Scan::next(IndexScanDesc scan)
+{
+    const bool found = find_next(scan);
+    if (compat::removes_early()) {
+        const XLogRecPtr changed = index_.entry().changed;
+        pg_call([&] { compat::test_old_snapshot(scan->xs_snapshot, index_.rel(), changed); });
+    }
+    return found;
+}
+
+bool Scan::find_next(IndexScanDesc scan)
 {
     if (state_ == State::unset) throw Error(Errc::internal, "an hnsw scan was read before it was started");
     if (state_ == State::fresh) first_batch(scan);

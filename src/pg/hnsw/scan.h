@@ -46,6 +46,7 @@ private:
     };
 
     // scan.cpp
+    bool find_next(IndexScanDesc scan);
     bool take_tid(ItemPointerData *tid);
     bool take_late();
     bool must_wait(double distance) const;

@@ -37,7 +37,6 @@ void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
     find_unfinished();
     if (dead_count_ == 0 && unfinished_.empty()) return;
     choose_entry();
-    blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
     reach_all();
     repair_nodes();
     reach_all();
@@ -160,14 +159,27 @@ bool Vacuum::sweep_chain(uint32_t node, TidReader *chain, IndexBulkDeleteCallbac
             continue;
         }
         any = true;
+        tell_old_snapshots();
         remove_from_item(index_, node, at, gone, &previous);
     }
     return any;
 }
 
+// Before the first tuple goes. What a snapshot taken after this sees, this vacuum does not remove. Searches go on: the page is as
+// it was, but for its LSN.
+void Vacuum::tell_old_snapshots()
+{
+    if (told_ || !compat::removes_early()) return;
+    WritePages pages(index_.rel());
+    pages.lock(kMetaBlock, PageKind::meta);
+    pages.commit();
+    told_ = true;
+}
+
 // Takes the gone tuples out of the page's nodes, and marks those that have none left.
 void Vacuum::remove_tids(BlockNumber block, const std::vector<uint64_t> &gone)
 {
+    tell_old_snapshots();
     WritePages pages(index_.rel());
     char *page = pages.lock(block, PageKind::nodes);
     bool changed = false;

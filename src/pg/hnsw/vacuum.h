@@ -7,9 +7,9 @@
 //   reach      live nodes that no path over live nodes leads to are attached: from here on the dead are not needed any more
 //   repair     links to dead nodes are replaced by links to what those led to (vacuum_repair.cpp); the links by which the step
 //              before came to each live node stay; then the nodes linked to are offered a link back, as after an insertion
-//   reach      once more, for what insertions did meanwhile (vacuum_reach.cpp); links to dead nodes that are left go
-//   barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page
-//   free       dead nodes become free slots; nothing leads to them any more
+//   reach      once more, after a barrier, for what insertions did meanwhile (vacuum_reach.cpp); links to dead nodes that are left
+//   go barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page free
+//   dead nodes become free slots; nothing leads to them any more
 // A vacuum that is cancelled or killed in between leaves an index that answers as before; the next one goes on with what it finds
 // marked. Every loop calls pace() for each page or list that it reads: interrupts, and the delay that vacuum's costs ask for.
 #pragma once
@@ -55,6 +55,7 @@ private:
     void sweep_page(BlockNumber block, IndexBulkDeleteCallback callback, void *state);
     std::vector<uint64_t> judge(const std::vector<ItemPointerData> &tids, IndexBulkDeleteCallback callback, void *state);
     bool sweep_chain(uint32_t node, TidReader *chain, IndexBulkDeleteCallback callback, void *state);
+    void tell_old_snapshots();
     void remove_tids(BlockNumber block, const std::vector<uint64_t> &gone);
     void barrier();
     void choose_entry();
@@ -98,8 +99,9 @@ private:
     // vacuum_reach.cpp
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
-    static uint8_t way_from(uint32_t node);
+    std::vector<bool> nodes_there();
     void attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached);
+    void attach_one(uint32_t node, uint32_t entry, const std::vector<bool> &reached, std::vector<uint32_t> *lost);
     void find_unfinished();
     void finish(uint32_t node);
     void strip_dead(uint32_t node, int level);
@@ -117,6 +119,7 @@ private:
     graph::SearchState search_;
     IndexBulkDeleteResult *stats_;
     BlockNumber blocks_ = 0;
+    bool told_ = false;       // old snapshots, that rows go which they may see
     std::vector<bool> dead_;  // by node id
     uint64_t dead_count_ = 0;
     uint32_t best_node_ = kNoNode;  // the highest live node that the sweep met
@@ -125,8 +128,7 @@ private:
     std::unordered_set<uint32_t> unfinished_;  // those of them that nobody is inserting any more
     uint32_t kept_entry_ = kNoNode;            // a dead entry point that nothing could take the place of
     uint64_t asked_by_chance_ = 0;
-    // By node id: what tells the node that the last flood came from, nearly always; 0: it was not met. Empty if memory is short.
-    std::vector<uint8_t> way_;
+    std::vector<uint32_t> way_;  // by node id: the node that the last flood came from; kNoNode: not met. Empty if memory is short.
     std::vector<Offer> offers_;
     std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
     std::vector<SeenItem> seen_items_;

@@ -30,7 +30,7 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
         const uint32_t *next = std::find_if(links.data(), links.data() + n, [&](uint32_t id) { return mark(id) && !dead(id); });
         first = next != links.data() + n;
         if (first) {
-            if (*next < way_.size()) way_[*next] = way_from(node);
+            if (*next < way_.size()) way_[*next] = node;
             path.push_back(*next);
         } else {
             path.pop_back();
@@ -38,39 +38,57 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
     }
 }
 
+// No insertion runs at the barrier, and no list is repaired from here on. So a node that is there now and is not met has lost its
+// way; one that comes later is linked by its insertion, from a node that is met or attached, and is left alone: what it hangs on is
+// newer than what the flood has read.
 void Vacuum::reach_all()
 {
+    barrier();
+    blocks_ = pg_call([&] { return RelationGetNumberOfBlocks(index_.rel()); });
+    const std::vector<bool> there = nodes_there();
     const Entry entry = index_.entry();
     if (entry.node == kNoNode) return;
-    std::vector<bool> reached(static_cast<size_t>(blocks_) * shape_.per_page);
+    std::vector<bool> reached(there.size());
     stale_.clear();
-    const bool room = reached.size() <= static_cast<size_t>(maintenance_work_mem) * 1024 / 4;
-    way_.assign(room ? reached.size() : 0, 0);
+    const bool room = reached.size() <= static_cast<size_t>(maintenance_work_mem) * 1024 / 4 / sizeof(uint32_t);
+    way_.assign(room ? reached.size() : 0, kNoNode);
     flood(entry.node, reached);
-    for (BlockNumber block = 1; block < blocks_; ++block) {
-        poll_interrupts();
-        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
-            const uint32_t id = shape_.node_at(block, slot);
-            if (reached[id] || dead(id)) continue;
-            pace();
-            bool lost = false;
-            const bool used = view_.peek(id, [&](const NodeHeader *n, const uint8_t *) {
-                lost = node_answers(n) && (!node_pending(n) || unfinished_.count(id));
-            });
-            if (!used || !lost) continue;
-            attach(id, entry.node, reached);
-            flood(id, reached);
-        }
+    for (uint32_t id = 0; id < there.size(); ++id) {
+        if (id % shape_.per_page == 0) poll_interrupts();
+        if (!there[id] || reached[id]) continue;
+        pace();
+        attach(id, entry.node, reached);
+        flood(id, reached);
     }
 }
 
-uint8_t Vacuum::way_from(uint32_t node)
+// The live nodes, by id, but for those that are being inserted.
+std::vector<bool> Vacuum::nodes_there()
 {
-    constexpr uint32_t kSpread = 2654435761;
-    return static_cast<uint8_t>(1 + (node * kSpread >> 16) % UINT8_MAX);
+    std::vector<bool> there(static_cast<size_t>(blocks_) * shape_.per_page);
+    for (BlockNumber block = 1; block < blocks_; ++block) {
+        pg_call([] { compat::vacuum_delay(); });
+        ReadPage page(index_.rel(), block);
+        if (!page_is(page, PageKind::nodes)) continue;
+        for (uint32_t slot = 0; slot < shape_.per_page; ++slot) {
+            const uint32_t id = shape_.node_at(block, slot);
+            const NodeHeader *n = node_in(page.page(), shape_, id);
+            there[id] = node_answers(n) && !dead(id) && (!node_pending(n) || unfinished_.count(id));
+        }
+    }
+    return there;
 }
 
+// From a list where nobody loses anything by it, if there is one. A node that loses its way all the same is next, as long as each
+// step ends nearer to a list with room: a few are enough.
 void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached)
+{
+    constexpr size_t kMostCut = 16;
+    std::vector<uint32_t> lost{node};
+    for (size_t i = 0; i < lost.size() && i < kMostCut; ++i) attach_one(lost[i], entry, reached, &lost);
+}
+
+void Vacuum::attach_one(uint32_t node, uint32_t entry, const std::vector<bool> &reached, std::vector<uint32_t> *lost)
 {
     std::vector<uint8_t> code;
     if (!view_.copy_code(node, &code)) return;
@@ -81,11 +99,17 @@ void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reac
     view_.set_scorer(nullptr);
     std::erase_if(found, [&](const graph::Candidate &c) { return c.id >= reached.size() || !reached[c.id]; });
     found.push_back({0, entry});  // if all else fails
+    auto came_from = [&](uint32_t id, uint32_t from) {
+        if (id < way_.size()) way_[id] = from;
+    };
+    for (const graph::Candidate &c : found)
+        if (linker_.attach(c.id, node)) return came_from(node, c.id);
     for (const graph::Candidate &c : found) {
-        uint32_t moved = kNoNode;
-        if (!linker_.force(c.id, node, &moved)) continue;
-        if (node < way_.size()) way_[node] = way_from(c.id);
-        if (moved < way_.size() && way_[moved] == way_from(c.id)) way_[moved] = way_from(node);
+        Linker::Forced forced;
+        if (!linker_.force(c.id, node, &forced)) continue;
+        came_from(node, c.id);
+        if (forced.moved < way_.size() && way_[forced.moved] == c.id) came_from(forced.moved, node);
+        lost->insert(lost->end(), forced.cut.begin(), forced.cut.end());
         return;
     }
 }

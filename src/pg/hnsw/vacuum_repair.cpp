@@ -225,10 +225,13 @@ const std::vector<uint32_t> &Vacuum::stand_ins_of(uint32_t node, int level)
 }
 
 // Whether a node, once it is not linked from here, may be one that no path leads to: it is where the last flood came to it from
-// here. What that did not meet has come since.
+// here. What that did not meet has come since, and an insertion may have led the way elsewhere.
 bool Vacuum::needs_link(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept)
 {
-    if (to < way_.size() && way_[to] != 0) return way_[to] == way_from(from);
+    if (to < way_.size() && way_[to] != kNoNode) {
+        if (way_[to] == from) return true;
+        if (linker_.has_detour({&way_[to], 1}, to, 0)) return false;
+    }
     return !linker_.has_detour(kept, to, 0);
 }
 

@@ -52,6 +52,7 @@ bool use_page(Relation rel, BlockNumber block, F &&use)
     Buffer buffer = ReadBuffer(rel, block);
     LockBuffer(buffer, BUFFER_LOCK_SHARE);
     Page page = BufferGetPage(buffer);
+    compat::test_old_snapshot(GetActiveSnapshot(), rel, PageGetLSN(page));
     HeapTuple found[MaxHeapTuplesPerPage];
     int n = 0;
     const OffsetNumber last = PageGetMaxOffsetNumber(page);

@@ -1,0 +1,35 @@
+# Rows that are inserted while vacuum repairs the graph can be reached afterwards: on pages that were added meanwhile, and where vacuum
+# changes the lists that the new rows hang on.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use Test::More;
+use VectorKV;
+
+# Few buffers: what vacuum reads costs it a delay each time.
+my $node = new_node('vacuum_inserts', settings => ['shared_buffers = 256kB']);
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE t (v vector(8));
+CREATE FUNCTION random_rows(n int) RETURNS SETOF vector LANGUAGE sql AS
+	'SELECT (SELECT array_agg(random()) FROM generate_series(1, 8 + 0 * i))::vector(8) FROM generate_series(1, n) i';
+SQL
+
+$node->safe_psql('postgres', <<'SQL');
+SELECT setseed(0.5);
+INSERT INTO t SELECT random_rows(4000);
+CREATE INDEX ON t USING hnsw (v vector_l2_ops) WITH (m = 2, ef_construction = 16);
+DELETE FROM t WHERE random() < 0.5;
+SQL
+my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM t');
+my $load = start_pgbench($node, 4, 60, [ 1, "INSERT INTO t SELECT random_rows(10);\n" ]);
+$node->poll_query_until('postgres', "SELECT count(*) > $before FROM t");
+$node->safe_psql('postgres', "SET vacuum_cost_delay = '2ms'; SET vacuum_cost_limit = 400; VACUUM (INDEX_CLEANUP ON) t");
+my $after = $node->safe_psql('postgres', 'SELECT count(*) FROM t');
+$load->{handle}->signal('INT');
+finish_pgbench($load);
+$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'INSERT%'");
+cmp_ok($after, '>', $before + 300, 'rows came while vacuum ran');
+is($node->safe_psql('postgres', "SELECT problem, count(*) FROM hnsw_check('t_v_idx', true) GROUP BY 1"), '', 'all rows can be reached');
+
+done_testing();
