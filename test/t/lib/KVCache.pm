@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use VectorKV;
 
-our @EXPORT = qw(kv_node load_kv_sample create_cache ok_cache ok_contents difference random_work start_client finish_client attend_all
+our @EXPORT = qw(kv_node load_kv_sample create_cache ok_cache ok_contents stored difference random_work start_client finish_client attend_all
   sample_part);
 
 my $folder = abs_path(dirname(__FILE__) . '/../../data/kv_sample');
@@ -100,17 +100,18 @@ sub sample_part
 	return $out;
 }
 
+# The number of each half, by its bits.
 my @halves;
 
-sub half_value
+sub half_values
 {
-	my ($bits) = @_;
-	return $halves[$bits] //= do
+	@halves = map
 	{
-		my ($sign, $exponent, $fraction) = ($bits >> 15, ($bits >> 10) & 31, $bits & 1023);
+		my ($sign, $exponent, $fraction) = ($_ >> 15, ($_ >> 10) & 31, $_ & 1023);
 		my $size = $exponent == 31 ? 9**9**9 : $exponent ? (1 + $fraction / 1024) * 2**($exponent - 15) : $fraction * 2**-24;
 		$sign ? -$size : $size;
-	};
+	} 0 .. 65535 if !@halves;
+	return @halves[ unpack 'v*', $_[0] ];
 }
 
 # The largest mean of a channel over 32 tokens of the sample that follow each other: what a tile may take off its tokens before it rounds.
@@ -125,7 +126,7 @@ sub largest_mean
 		foreach my $first (map { 32 * $_ } 0 .. $TOKENS / 32 - 1)
 		{
 			my $base = (($layer * $KV_HEADS + $head) * $TOKENS + $first) * 2 * $DIM;
-			my @values = map { half_value($_) } unpack 'v*', substr $sample{$part}, $base, 32 * 2 * $DIM;
+			my @values = half_values(substr $sample{$part}, $base, 32 * 2 * $DIM);
 			foreach my $channel (0 .. $DIM - 1)
 			{
 				my $sum = 0;
@@ -137,53 +138,86 @@ sub largest_mean
 	};
 }
 
-# Whether each row of DIM halves is within what rounding to 8 bits, twice, may do to it, or to what is left of it without a tile's means.
+# A token's row of the sample, and what rounding to 8 bits, twice, may do to it, or to what is left of it without a tile's means.
+my %row;
+
+sub row_and_bound
+{
+	my ($part, $layer, $head, $token) = @_;
+	return $row{$part}[$layer][$head][$token] //= do
+	{
+		my @values = half_values(substr $sample{$part}, (($layer * $KV_HEADS + $head) * $TOKENS + $token) * 2 * $DIM, 2 * $DIM);
+		my $largest = 0;
+		foreach (@values) { $largest = abs if abs > $largest; }
+		[ \@values, 0.011 * ($largest + largest_mean($part, $layer, $head)) ];
+	};
+}
+
+# Whether each row of DIM halves is as near to its token's as rounding leaves it.
 sub is_near
 {
-	my ($got, $wanted, $part, $layer) = @_;
-	my $bytes = 2 * $DIM;
-	my $rows = length($wanted) / $bytes / $KV_HEADS;
-	for (my $at = 0; $at < length $wanted; $at += $bytes)
+	my ($got, $part, $layer, $tokens) = @_;
+	my $at = 0;
+	foreach my $head (0 .. $KV_HEADS - 1)
 	{
-		my ($a, $b) = (substr($got, $at, $bytes), substr($wanted, $at, $bytes));
-		next if $a eq $b;
-		my @a = map { half_value($_) } unpack 'v*', $a;
-		my @b = map { half_value($_) } unpack 'v*', $b;
-		my $largest = 0;
-		foreach (@b) { $largest = abs if abs > $largest; }
-		$largest += largest_mean($part, $layer, int($at / $bytes / $rows));
-		foreach (0 .. $#b) { return 0 if abs($a[$_] - $b[$_]) > 0.011 * $largest; }
+		foreach my $token (@$tokens)
+		{
+			my ($values, $bound) = @{ row_and_bound($part, $layer, $head, $token) };
+			my $number = 0;
+			foreach (half_values(substr $got, $at, 2 * $DIM)) { return 0 if abs($_ - $values->[ $number++ ]) > $bound; }
+			$at += 2 * $DIM;
+		}
 	}
 	return 1;
 }
 
+# What caches hold: cache => sequence => { length, rows => keys and values of each layer, in hex }, read in one session.
+sub stored
+{
+	my ($node, $caches, $only) = @_;
+	my %stored = map { $_ => {} } @$caches;
+	my $where = $only ? 'WHERE seq IN (' . join(', ', @$only) . ')' : '';
+	my $sql = join '', map
+	{
+		"SELECT '$_', seq, n, layer, CASE WHEN n > 0 THEN (SELECT encode(kv.bytes(f.k), 'hex') || '|' || encode(kv.bytes(f.v), 'hex') "
+		  . "FROM kv.fetch('$_', seq, layer, 0, n) f) END FROM (SELECT seq, kv.length('$_', seq) AS n FROM $_ $where OFFSET 0) s, "
+		  . "generate_series(0, $LAYERS - 1) layer;\n"
+	} @$caches;
+	foreach (split /\n/, $node->safe_psql('postgres', $sql))
+	{
+		my ($cache, $seq, $length, $layer, @bytes) = split /\|/;
+		$stored{$cache}{$seq}{length} = $length;
+		$stored{$cache}{$seq}{rows}[$layer] = \@bytes;
+	}
+	return \%stored;
+}
+
 # What of the cache is not as the model says, as text; empty when nothing is.  Sequences that the model says nothing of must not be
-# there; only => a list of sequences looks at those alone, prefix => 1 lets the newest tokens be missing.
+# there; only => a list of sequences looks at those alone, prefix => 1 lets the newest tokens be missing, stored => what stored has read.
 sub difference
 {
 	my ($node, $cache, $model, %param) = @_;
-	my %there = map { split /\|/ } split /\n/, $node->safe_psql('postgres', "SELECT seq, kv.length('$cache', seq) FROM $cache ORDER BY seq");
-	my %look = map { $_ => 1 } $param{only} ? @{ $param{only} } : (keys %there, keys %$model);
+	my $there = ($param{stored} // stored($node, [$cache], $param{only}))->{$cache};
+	my %look = map { $_ => 1 } $param{only} ? @{ $param{only} } : (keys %$there, keys %$model);
 	foreach my $seq (sort { $a <=> $b } keys %look)
 	{
 		my $entry = $model->{$seq};
-		return "sequence $seq should not be there" if !$entry && exists $there{$seq};
+		return "sequence $seq should not be there" if !$entry && $there->{$seq};
 		next if !$entry;
 		my $tokens = $entry->{tokens};
-		return "sequence $seq is missing" if !exists $there{$seq};
-		$tokens = [ @{$tokens}[ 0 .. $there{$seq} - 1 ] ] if $param{prefix} && $there{$seq} < @$tokens;
-		return "sequence $seq has $there{$seq} tokens, not " . @$tokens if $there{$seq} != @$tokens;
+		return "sequence $seq is missing" if !$there->{$seq};
+		my $length = $there->{$seq}{length};
+		$tokens = [ @{$tokens}[ 0 .. $length - 1 ] ] if $param{prefix} && $length < @$tokens;
+		return "sequence $seq has $length tokens, not " . @$tokens if $length != @$tokens;
 		next if !@$tokens;
-		my @rows = split /\n/, $node->safe_psql('postgres', "SELECT encode(kv.bytes(f.k), 'hex') || '|' || encode(kv.bytes(f.v), 'hex') "
-			  . "FROM generate_series(0, $LAYERS - 1) layer, kv.fetch('$cache', $seq, layer, 0, " . @$tokens . ") f ORDER BY layer");
 		foreach my $layer (0 .. $LAYERS - 1)
 		{
-			my ($k, $v) = map { pack 'H*', $_ } split /\|/, $rows[$layer];
+			my ($k, $v) = map { pack 'H*', $_ } @{ $there->{$seq}{rows}[$layer] };
 			foreach my $part ([k => $k], [v => $v])
 			{
 				my $wanted = sample_part($part->[0], $layer, $tokens);
 				next if $part->[1] eq $wanted;
-				next if $entry->{lossy} && length($part->[1]) == length($wanted) && is_near($part->[1], $wanted, $part->[0], $layer);
+				next if $entry->{lossy} && length($part->[1]) == length($wanted) && is_near($part->[1], $part->[0], $layer, $tokens);
 				my $at = 0;
 				$at++ while $at < length($wanted) && substr($part->[1], $at, 2) eq substr($wanted, $at, 2);
 				return sprintf('sequence %d, layer %d: %s differs at token %d of %d', $seq, $layer, $part->[0], ($at / 2 / $DIM) % @$tokens, scalar @$tokens);
