@@ -11,10 +11,10 @@ namespace vkv::kv {
 
 namespace {
 
-// In a text, {h}, {s} and {t} are the tables of headers, sealed tiles and tail. Parameters and columns of the result, a letter
-// each: 8 bigint, 4 integer, 2 smallint, E bigint[], I integer[], T tile, B bytea. Whoever calls chooses the search path: operators
-// and functions name their schema, in short as EQ, LT, LE and GE; ORDER BY and GROUP BY go by the default classes of types.
-// Tables that inherit from them are none of a cache, and may be of others: ONLY.
+// Parameters and columns of the result, a letter each: 8 bigint, 4 integer, 2 smallint, E bigint[], I integer[], T tile, B bytea.
+// Texts are for filled. Whoever calls chooses the search path: operators and functions name their schema, in short as EQ, LT, LE
+// and GE; ORDER BY and GROUP BY go by the default classes of types. Tables that inherit from them are none of a cache, and may be
+// of others: ONLY.
 struct Statement {
     const char *text, *parameters, *results;
 };
@@ -86,21 +86,6 @@ constexpr Statement kStatements[kPlans] = {
 #undef VKV_HEADER
 #undef VKV_OWN
 
-char *statement_text(const Cache *c, const char *text)
-{
-    StringInfoData sql;
-    initStringInfo(&sql);
-    for (const char *at = text; *at; ++at) {
-        if (*at != '{') {
-            appendStringInfoChar(&sql, *at);
-            continue;
-        }
-        appendStringInfoString(&sql, at[1] == 'h' ? c->header_sql : at[1] == 's' ? c->sealed_sql : c->tail_sql);
-        at += 2;
-    }
-    return sql.data;
-}
-
 Oid type_of(const Cache *c, char letter)
 {
     switch (letter) {
@@ -131,7 +116,32 @@ Oid type_of(const Cache *c, char letter)
             errhint("The tables of a cache keep the columns that kv.create_cache gave them: ALTER TABLE changes them back."));
 }
 
+const char *filling(const Cache *c, char letter, std::initializer_list<Filling> more)
+{
+    if (letter == 'h') return c->header_sql;
+    if (letter == 's') return c->sealed_sql;
+    if (letter == 't') return c->tail_sql;
+    for (const Filling &other : more)
+        if (other.letter == letter) return other.text;
+    elog(ERROR, "nothing fills {%c} of a statement on a cache", letter);
+}
+
 }  // namespace
+
+char *filled(const Cache *c, const char *text, std::initializer_list<Filling> more)
+{
+    StringInfoData sql;
+    initStringInfo(&sql);
+    for (const char *at = text; *at; ++at) {
+        if (*at != '{') {
+            appendStringInfoChar(&sql, *at);
+            continue;
+        }
+        appendStringInfoString(&sql, filling(c, at[1], more));
+        at += 2;
+    }
+    return sql.data;
+}
 
 void check_columns(const Cache *c)
 {
@@ -159,7 +169,7 @@ SPIPlanPtr plan_of(Cache *c, Plan plan)
     SPIPlanPtr &kept = c->plans[static_cast<int>(plan)];
     if (kept) return kept;
     const Statement &statement = kStatements[static_cast<int>(plan)];
-    char *text = statement_text(c, statement.text);
+    char *text = filled(c, statement.text);
     Oid types[8];
     int count = 0;
     for (const char *letter = statement.parameters; *letter; ++letter) types[count++] = type_of(c, *letter);

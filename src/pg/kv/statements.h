@@ -1,6 +1,8 @@
 // The prepared statements of a cache, and what they rely on.
 #pragma once
 
+#include <initializer_list>
+
 #include "pg/boundary/pg.h"
 
 namespace vkv::kv {
@@ -36,6 +38,13 @@ enum class Plan : int {
     stray_tail,
 };
 inline constexpr int kPlans = static_cast<int>(Plan::stray_tail) + 1;
+
+// A text in which {h}, {s} and {t} are the tables of headers, sealed tiles and tail, and letters of `more` what it says.
+struct Filling {
+    char letter;
+    const char *text;
+};
+char *filled(const Cache *cache, const char *text, std::initializer_list<Filling> more = {});
 
 // The statement, prepared on first use.
 SPIPlanPtr plan_of(Cache *cache, Plan plan);

@@ -202,28 +202,8 @@ void execute(const char *sql)
     if (status < 0) elog(ERROR, "\"%s\" failed: %s", sql, SPI_result_code_string(status));
 }
 
-// {h}, {s} and {t} are the tables, {o} the column that says whose a sequence is, {w} who asks.
-char *filled(const Cache *c, const char *column, const char *tenant, const char *text)
-{
-    StringInfoData sql;
-    initStringInfo(&sql);
-    for (const char *at = text; *at; ++at) {
-        if (*at != '{') {
-            appendStringInfoChar(&sql, *at);
-            continue;
-        }
-        appendStringInfoString(&sql, at[1] == 'h'   ? c->header_sql
-                                     : at[1] == 's' ? c->sealed_sql
-                                     : at[1] == 't' ? c->tail_sql
-                                     : at[1] == 'o' ? column
-                                                    : tenant);
-        at += 2;
-    }
-    return sql.data;
-}
-
 // Tiles are seen where a visible header reaches them, tail rows where it is their own; both are added to sequences of one's own
-// only. Nobody needs the right to delete tiles.
+// only. Nobody needs the right to delete tiles. {o} is the column that says whose a sequence is, {w} who asks.
 constexpr const char *kRecipe[] = {
     "ALTER TABLE {h} ADD COLUMN IF NOT EXISTS {o} pg_catalog.text NOT NULL DEFAULT current_user::pg_catalog.text",
     "ALTER TABLE {h} ALTER COLUMN {o} SET DEFAULT ({w})::pg_catalog.text",
@@ -294,7 +274,7 @@ SQL_FUNCTION(kv_enable_tenants)
     const char *column = text_to_cstring(PG_GETARG_TEXT_PP(1));
     const char *tenant = text_to_cstring(PG_GETARG_TEXT_PP(2));
     drop_earlier(c);
-    for (const char *statement : kRecipe) execute(filled(c, quote_identifier(column), tenant, statement));
+    for (const char *statement : kRecipe) execute(filled(c, statement, {{'o', quote_identifier(column)}, {'w', tenant}}));
     make_index(c, column);
     SPI_finish();
     PG_RETURN_VOID();
