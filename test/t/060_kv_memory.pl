@@ -52,6 +52,33 @@ foreach my $case (
 }
 ok_cache($node, $_) foreach qw(chat loose);
 
+# A cache that was dropped leaves nothing in a session that used it, whoever drops it: bytes a cache, between an early and a late look.
+# What PostgreSQL's own caches of the catalogs keep of names that are gone (9 kB a cache) is left out.
+{
+	my $tensor = "'f32[1,1,1,8]{1,2,3,4,5,6,7,8}'";
+	my $make = sub { "SELECT kv.create_cache('gone$_[0]', 1, 1, 1, 8);" };
+	my $use = sub { "SELECT kv.append('gone$_[0]', 1, $tensor, $tensor), kv.length('gone$_[0]', 1);" };
+	my $drop = sub { "SELECT kv.drop_cache('gone$_[0]');" };
+	my $used = "SELECT 'used ' || sum(used_bytes) FROM pg_backend_memory_contexts WHERE name <> 'CacheMemoryContext'";
+	my ($first, $last) = (50, 300);
+	my $sql = join("\n", map { ($make->($_), $use->($_), $drop->($_), $_ == $first || $_ == $last ? "$used;" : ()) } 1 .. $last);
+	my @used = $node->safe_psql('postgres', $sql) =~ /^used (\d+)$/mg;
+	is(@used, 2, 'two looks') and cmp_ok(($used[1] - $used[0]) / ($last - $first), '<=', 100, 'dropped in the same session: bytes a cache');
+
+	my $session = $node->background_psql('postgres');
+	my ($rounds, $each, @kept) = (3, 30);
+	foreach my $round (1 .. $rounds)
+	{
+		$node->safe_psql('postgres', join("\n", map { $make->($_) } 1 .. $each));
+		$session->query_safe(join("\n", map { $use->($_) } 1 .. $each));
+		$node->safe_psql('postgres', join("\n", map { $drop->($_) } 1 .. $each));
+		$session->query_safe("SELECT kv.length('chat', 1)");
+		push @kept, $session->query_safe($used) =~ /(\d+)/;
+	}
+	$session->quit;
+	cmp_ok(($kept[-1] - $kept[0]) / $each / ($rounds - 1), '<=', 1000, 'dropped in another session: bytes a cache');
+}
+
 # The hook is built here; without a compiler there is nothing to look at.
 SKIP:
 {

@@ -1,5 +1,5 @@
 // The rows of kv.caches as a backend remembers them. What is remembered is looked at again when a table of the cache changes: a
-// rename makes new statements.
+// rename makes new statements. Of a cache that was dropped, in whatever session, nothing stays.
 
 #include "pg/kv/cache.h"
 
@@ -15,21 +15,59 @@ namespace vkv::kv {
 namespace {
 
 HTAB *caches = nullptr;
+Cache *left = nullptr;  // no entry leads to these any more, but a call further up may hold them until the transaction ends
+bool in_doubt = false;  // a header table changed, and may be gone
 
 struct Entry {
     Oid header;
     Cache *cache;
 };
 
-void forget(Datum, Oid relid)
+void note_change(Cache *c, Oid relid)
+{
+    if (relid != InvalidOid && relid != c->header && relid != c->sealed && relid != c->tail) return;
+    c->stale = true;
+    ++c->changes;
+    if (relid == InvalidOid || relid == c->header) c->in_doubt = in_doubt = true;
+}
+
+void hear(Datum, Oid relid)
 {
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, caches);
+    while (auto *entry = static_cast<Entry *>(hash_seq_search(&scan))) note_change(entry->cache, relid);
+    for (Cache *c = left; c; c = c->next_left) note_change(c, relid);
+}
+
+void leave(Entry *entry)
+{
+    entry->cache->next_left = left;
+    left = entry->cache;
+    hash_search(caches, &entry->header, HASH_REMOVE, nullptr);
+}
+
+// Looks for each once after a change: a session with many caches does not look for all of them again and again.
+void leave_dropped()
+{
+    if (!in_doubt) return;
+    in_doubt = false;
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, caches);
     while (auto *entry = static_cast<Entry *>(hash_seq_search(&scan))) {
-        Cache *c = entry->cache;
-        if (!c || (relid != InvalidOid && relid != c->header && relid != c->sealed && relid != c->tail)) continue;
-        c->stale = true;
-        ++c->changes;
+        if (!entry->cache->in_doubt) continue;
+        entry->cache->in_doubt = false;
+        if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(entry->header))) leave(entry);
+    }
+}
+
+void free_left(XactEvent event, void *)
+{
+    if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) return;
+    while (Cache *c = left) {
+        left = c->next_left;
+        for (SPIPlanPtr plan : c->plans)
+            if (plan) SPI_freeplan(plan);
+        MemoryContextDelete(GetMemoryChunkContext(c));
     }
 }
 
@@ -40,7 +78,8 @@ void start()
     control.entrysize = sizeof(Entry);
     control.hcxt = CacheMemoryContext;
     caches = hash_create("vectorkv caches", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-    CacheRegisterRelcacheCallback(entry<forget>, 0);
+    CacheRegisterRelcacheCallback(entry<hear>, 0);
+    RegisterXactCallback(entry<free_left>, nullptr);
 }
 
 char *qualified(Oid relid)
@@ -172,26 +211,22 @@ bool same_names(const Cache *c)
 Cache *cache_of(Oid header)
 {
     if (!caches) start();
-    bool found;
-    auto *entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, &found));
-    if (!found) entry->cache = nullptr;
-    if (entry->cache && entry->cache->stale) {
-        // A renamed cache is loaded anew; what a caller further up holds of the old one stays.
-        if (same_names(entry->cache)) {
-            check_columns(entry->cache);
-            entry->cache->stale = false;
-        } else {
-            entry->cache = nullptr;
-        }
+    leave_dropped();
+    auto *entry = static_cast<Entry *>(hash_search(caches, &header, HASH_FIND, nullptr));
+    if (entry && !entry->cache->stale) return entry->cache;
+    if (entry && same_names(entry->cache)) {
+        check_columns(entry->cache);
+        entry->cache->stale = false;
+        return entry->cache;
     }
-    if (!entry->cache) {
-        Cache *loaded = load(header);
-        check_columns(loaded);
-        MemoryContextSetParent(GetMemoryChunkContext(loaded), CacheMemoryContext);
-        entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, &found));
-        entry->cache = loaded;
-    }
-    return entry->cache;
+    // A renamed cache is loaded anew.
+    Cache *loaded = load(header);
+    check_columns(loaded);
+    entry = static_cast<Entry *>(hash_search(caches, &header, HASH_FIND, nullptr));
+    if (entry) leave(entry);
+    entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, nullptr));
+    MemoryContextSetParent(GetMemoryChunkContext(loaded), CacheMemoryContext);
+    return entry->cache = loaded;
 }
 
 CacheTables tables_of(Oid header)

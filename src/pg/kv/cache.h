@@ -48,10 +48,11 @@ struct Cache {
     int tail_tokens, sink_tokens, row_slots;
     const char *model, *revision;  // null: not said
     const Rope *rope;              // null: none needed
-    bool stale, said_rounding;
+    bool stale, in_doubt, said_rounding;
     uint64_t changes;  // of the tables, as far as this backend has heard
     Belief believed;
     SPIPlanPtr plans[kPlans];
+    Cache *next_left;  // of those that wait to be freed; see cache.cpp
 
     int group() const { return q_heads / kv_heads; }
     int slots() const { return layers * kv_heads; }
