@@ -60,7 +60,9 @@ my @made = (
 	['ALTER TABLE CACHE ADD COLUMN r att.myrange[]', 'a type', 'r'], ['ALTER TABLE CACHE ADD COLUMN r att.pair', 'a type', 'r'],
 	['ALTER TABLE CACHE ADD COLUMN r att.mood', 'a type', 'r'],
 	['CREATE TABLE att.below () INHERITS (CACHE_tail)', 'a child', 'below'],
-	['ALTER TABLE CACHE ADD CHECK (ARRAY[\'[1,2)\'::att.myrange] <> \'{}\')', 'a check', '.*_check']);
+	['ALTER TABLE CACHE ADD CHECK (ARRAY[\'[1,2)\'::att.myrange] <> \'{}\')', 'a check', '.*_check'],
+	['ALTER TABLE CACHE ADD CHECK (att.evil(seq, \'check\') = seq)', 'a check', '.*_check'],
+	['ALTER TABLE CACHE ADD COLUMN g bigint GENERATED ALWAYS AS (att.evil(seq, \'generated\')) STORED', 'a column default', 'g']);
 foreach my $case (@made)
 {
 	my ($sql, $what, $name) = @$case;
@@ -69,7 +71,7 @@ foreach my $case (@made)
 	$node->safe_psql('postgres', "SET ROLE att; $mine");
 	# Reads of a serializable transaction go through the planner.
 	my $reads = $what eq 'a child' ? '' : " SET default_transaction_isolation = serializable;";
-	foreach my $call ("kv.append('$cache', 1, $tensor, $tensor)", "kv.append('$cache', 2, $tensor, $tensor)", "kv.collect('$cache')", "kv.check_cache('$cache')")
+	foreach my $call ("kv.append('$cache', 1, $tensor, $tensor)", "kv.append('$cache', 2, $tensor, $tensor)", "kv.collect('$cache')", "kv.check_cache('$cache')", "kv.enable_tenants('$cache')")
 	{
 		like(sqlstate_of($node, "SELECT $call"), qr/^42501: $what/, "$mine: refused: $call");
 		like(sqlstate_of($node, "SET ROLE dave; SELECT $call"), qr/^42501: $what/, "and for a member of the owner's role");

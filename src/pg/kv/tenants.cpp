@@ -13,6 +13,7 @@
 #include "pg/boundary/pg.h"
 #include "pg/kv/announce.h"
 #include "pg/kv/call.h"
+#include "pg/kv/foreign_code.h"
 
 namespace vkv::kv {
 
@@ -262,6 +263,16 @@ void make_index(const Cache *c, const char *column)
     if (SPI_processed == 0) execute(psprintf("CREATE INDEX ON %s (%s)", c->header_sql, quote_identifier(column)));
 }
 
+// As the statements will lock them, so that nothing comes to the tables after the look at what is there. Whoever may not change
+// them locks nobody out.
+void lock_whole(const Cache *c)
+{
+    for (Oid table : {c->header, c->sealed, c->tail}) {
+        if (!compat::owns_relation(table, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(table));
+        LockRelationOid(table, AccessExclusiveLock);
+    }
+}
+
 }  // namespace
 
 // Once more, it brings what an earlier build has made up to date.
@@ -270,7 +281,9 @@ SQL_FUNCTION(kv_enable_tenants)
     const char *const names[] = {"cache", "owner_column", "tenant"};
     require_arguments(fcinfo, names, 3);
     SPI_connect();
-    const Cache *c = cache_of(PG_GETARG_OID(0));
+    lock_whole(cache_of(PG_GETARG_OID(0)));
+    Cache *c = cache_of(PG_GETARG_OID(0));  // by the names that the tables keep now
+    refuse_foreign_code(c);  // checks, generated columns and types of the owner, which a new column rewrites the table by
     const char *column = text_to_cstring(PG_GETARG_TEXT_PP(1));
     const char *tenant = text_to_cstring(PG_GETARG_TEXT_PP(2));
     drop_earlier(c);
