@@ -7,6 +7,7 @@ SELECT vector_dims('[1,2,3]'::halfvec), pg_column_size('[1,2,3]'::halfvec), vect
 -- distances
 SELECT l2_distance('[0,0]'::halfvec, '[3,4]'), inner_product('[1,2]'::halfvec, '[3,4]'), l1_distance('[0,0]'::halfvec, '[3,-4]');
 SELECT cosine_distance('[1,0]'::halfvec, '[0,2]'), cosine_distance('[1,1]'::halfvec, '[3,3]'), cosine_distance('[0,0]'::halfvec, '[1,1]');
+SELECT cosine_distance('[1,0]'::halfvec, '[1,1e-5]'), cosine_distance('[1,1]'::halfvec, '[1.1,1.1]'), cosine_distance('[1,1]'::halfvec, '[-1.1,-1.1]');
 SELECT '[0,0]'::halfvec <-> '[3,4]', '[1,2]'::halfvec <#> '[3,4]', '[1,0]'::halfvec <=> '[0,1]', '[0,0]'::halfvec <+> '[3,-4]';
 SELECT halfvec_l2_squared_distance('[0,0]', '[3,4]'), halfvec_negative_inner_product('[1,2]', '[3,4]'), halfvec_spherical_distance('[1,0]', '[0,1]');
 -- sums are single precision: they do not overflow where a half would

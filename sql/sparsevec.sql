@@ -8,6 +8,7 @@ SELECT length(('{' || string_agg(i || ':1', ',') || '}/1000000000')::sparsevec::
 -- distances
 SELECT l2_distance('{1:3}/4'::sparsevec, '{2:4}/4'), inner_product('{1:2,2:3}/4'::sparsevec, '{2:4,3:5}/4'), l1_distance('{1:1,2:2}/4'::sparsevec, '{2:-1,4:1}/4');
 SELECT cosine_distance('{1:1}/2'::sparsevec, '{2:1}/2'), cosine_distance('{1:1}/2'::sparsevec, '{1:2}/2'), cosine_distance('{}/2'::sparsevec, '{1:1}/2');
+SELECT cosine_distance('{1:1}/2'::sparsevec, '{1:1,2:1e-6}/2'), cosine_distance('{1:3e38}/1'::sparsevec, '{1:3e38}/1'), cosine_distance('{1:3e38}/1'::sparsevec, '{1:-2}/1');
 SELECT '{1:3}/4'::sparsevec <-> '{2:4}/4', '{1:2}/2'::sparsevec <#> '{1:3}/2', '{1:1}/2'::sparsevec <=> '{2:1}/2', '{1:1}/2'::sparsevec <+> '{}/2';
 SELECT sparsevec_l2_squared_distance('{1:3}/4', '{2:4}/4'), sparsevec_negative_inner_product('{1:2}/2', '{1:3}/2');
 SELECT l2_distance('{1:3e38}/1'::sparsevec, '{1:-3e38}/1'), l1_distance('{1:3e38}/2'::sparsevec, '{2:-3e38}/2');

@@ -10,6 +10,9 @@ SELECT pg_column_size('[1,2,3]'::vector), typlen, typalign, typstorage FROM pg_t
 SELECT l2_distance('[0,0]'::vector, '[3,4]'), inner_product('[1,2]'::vector, '[3,4]'), l1_distance('[0,0]'::vector, '[3,-4]');
 SELECT cosine_distance('[1,0]'::vector, '[0,2]'), cosine_distance('[1,1]'::vector, '[3,3]'), cosine_distance('[1,1]'::vector, '[-1,-1]');
 SELECT cosine_distance('[0,0]'::vector, '[1,1]');
+-- one minus a cosine has the digits of double precision; too long or too short for single precision are only both
+SELECT cosine_distance('[1,0]'::vector, '[1,1e-6]'), cosine_distance('[1e-15,0]'::vector, '[1,3e-7]'), cosine_distance('[1,2,3]'::vector, '[1.1,2.2,3.3]') < 1e-15 AS parallel;
+SELECT cosine_distance('[3e38]'::vector, '[3e38]'), cosine_distance('[3e38]'::vector, '[-2]'), cosine_distance('[1e-30]'::vector, '[-1e-30]'), cosine_distance('[1e-30,1e-30]'::vector, '[1e30,0]');
 SELECT '[0,0]'::vector <-> '[3,4]', '[1,2]'::vector <#> '[3,4]', '[1,0]'::vector <=> '[0,1]', '[0,0]'::vector <+> '[3,-4]';
 SELECT vector_l2_squared_distance('[0,0]', '[3,4]'), vector_negative_inner_product('[1,2]', '[3,4]'), vector_spherical_distance('[1,0]', '[0,1]');
 SELECT l2_distance('[3e38]'::vector, '[-3e38]'), l1_distance('[3e38]'::vector, '[-3e38]'), inner_product('[3e38]'::vector, '[3e38]');

@@ -55,18 +55,28 @@ foreach my $codec ('auto', 'none', 'lvq8', 'lvq4', 'lvq4x8')
 	$node->safe_psql('postgres', 'DROP INDEX doc_e');
 }
 
-# Under cosine distance, of normalised vectors, whose order the L2 distance tells with more digits.
-$node->safe_psql('postgres', 'CREATE TABLE unit (id int PRIMARY KEY, e vector(64)); INSERT INTO unit SELECT id, l2_normalize(e) FROM doc; CREATE INDEX unit_e ON unit USING hnsw (e vector_cosine_ops)');
-ok_all_found('unit', 'cosine distance', op => '<=>');
+# Under cosine distance, of normalised vectors, whose order the L2 distance tells, too: by the operator alone, and in indexes.
+$node->safe_psql('postgres', 'CREATE TABLE unit (id int PRIMARY KEY, e vector(64)); INSERT INTO unit SELECT id, l2_normalize(e) FROM doc');
+ok_all_found('unit', 'cosine distance, no index', op => '<=>');
+foreach my $codec ('none', 'auto')
+{
+	$node->safe_psql('postgres', "SET vectorkv.default_codec = $codec; CREATE INDEX unit_e ON unit USING hnsw (e vector_cosine_ops)");
+	ok_all_found('unit', "cosine distance, codec $codec", op => '<=>');
+	$node->safe_psql('postgres', 'DROP INDEX unit_e');
+}
 
 # Among other rows, three hundred variants each of a few texts.
 load_sample($node, 'items', 'vector', rows => 2000);
 $node->safe_psql('postgres', q{CREATE TABLE variant (id int PRIMARY KEY, e vector(384));
 INSERT INTO variant SELECT 10000 + id, l2_normalize(embedding) FROM items;
 INSERT INTO variant SELECT i, l2_normalize(s.embedding + (SELECT array_agg((1e-4 * pseudo(i, j))::real ORDER BY j) FROM generate_series(1, 384) j)::vector)
-  FROM generate_series(0, 1499) i JOIN (SELECT row_number() OVER (ORDER BY id) - 1 AS r, embedding FROM items WHERE id < 5) s ON r = i % 5;
-CREATE INDEX variant_e ON variant USING hnsw (e vector_cosine_ops)});
-ok_all_found('variant', 'variants of texts', op => '<=>', ids => 'id < 100');
+  FROM generate_series(0, 1499) i JOIN (SELECT row_number() OVER (ORDER BY id) - 1 AS r, embedding FROM items WHERE id < 5) s ON r = i % 5});
+foreach my $codec ('none', 'auto')
+{
+	$node->safe_psql('postgres', "SET vectorkv.default_codec = $codec; CREATE INDEX variant_e ON variant USING hnsw (e vector_cosine_ops)");
+	ok_all_found('variant', "variants of texts, codec $codec", op => '<=>', ids => 'id < 100');
+	$node->safe_psql('postgres', 'DROP INDEX variant_e');
+}
 
 # An index that was empty knows no groups: links are chosen by the table's vectors, and the search that goes on finds all of a group.
 $node->safe_psql('postgres', 'CREATE TABLE late (LIKE doc); CREATE INDEX late_e ON late USING hnsw (e vector_l2_ops); INSERT INTO late SELECT * FROM doc ORDER BY id % 10, id');

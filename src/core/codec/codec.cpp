@@ -260,7 +260,7 @@ double exact_distance(Metric metric, const VectorView &a, const VectorView &b)
         case Metric::ip:
             return -dot_of(a, b);
         case Metric::cosine: {
-            const double norms = std::sqrt(dot_of(a, a) * dot_of(b, b));  // as the operator of sparsevec rounds it
+            const double norms = std::sqrt(dot_of(a, a) * dot_of(b, b));
             if (norms == 0) return 1;  // a zero vector has no direction; the SQL operator says NaN, an order cannot
             return 1 - std::fmax(-1.0, std::fmin(1.0, dot_of(a, b) / norms));
         }

@@ -1,9 +1,13 @@
 // Codec `none` for vector, halfvec and bit: the code is the value itself, without its header (bits: whole bytes).
 //
-// Under cosine the value is normalised when encoded, in its own type, and the distance is 1 - dot, kept in [0, 2]. A halfvec query
-// is not normalised, which would round it: the dot is divided by its norm. Kernels sum in float; a sum that leaves the range of
-// float is made again in double and clamped, so no distance is infinite or NaN.
+// Under cosine the value is normalised when encoded, in its own type. The distance of vectors is half the square of how far they
+// are apart, which has digits where 1 - dot has the errors of 1, so that rows close together are linked and searched in order; a
+// zero vector, which counts as one across all others, is coded as no number. That of halves is 1 - dot, kept in [0, 2]: a query is
+// not normalised, which would round it; the dot is divided by its norm. Kernels sum in float; a sum that leaves the range of float
+// is made again in double and clamped, so no distance is infinite or NaN.
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/codec/families.h"
 #include "core/simd/half.h"
@@ -30,7 +34,7 @@ auto dense_kernel(Metric metric) -> float (*)(const T *, const T *, size_t)
     if constexpr (sizeof(T) == 2)
         return metric == Metric::l2 ? kernels.l2_f16 : metric == Metric::l1 ? kernels.l1_f16 : kernels.ip_f16;
     else
-        return metric == Metric::l2 ? kernels.l2_f32 : metric == Metric::l1 ? kernels.l1_f32 : kernels.ip_f32;
+        return metric == Metric::ip ? kernels.ip_f32 : metric == Metric::l1 ? kernels.l1_f32 : kernels.l2_f32;
 }
 
 inline void prefetch_code(const uint8_t *code, size_t bytes)
@@ -41,12 +45,14 @@ inline void prefetch_code(const uint8_t *code, size_t bytes)
 struct DenseQuery {
     Metric metric;
     uint32_t dim;
-    double scale = 1;  // cosine: 1 / norm of the query
+    double scale = 1;    // cosine: 1 / norm of the query
+    double largest = 1;  // no value of the normalised query is larger
 };
 
 template <class T>
 float far_distance(const DenseQuery &query, const T *q, const T *x)
 {
+    if (query.metric == Metric::cosine) return 1;  // a zero vector
     const VectorView a{kScalarOf<T>, query.dim, q, nullptr, 0}, b{kScalarOf<T>, query.dim, x, nullptr, 0};
     return finite(exact_distance(query.metric, a, b));
 }
@@ -63,6 +69,8 @@ void score_dense(const DenseQuery &query, const T *q, const uint8_t *const *code
             distance[i] = far_distance(query, q, values_of<T>(codes[i]));
         else if (metric == Metric::ip)
             distance[i] = -value;
+        else if (metric == Metric::cosine && sizeof(T) == sizeof(float))
+            distance[i] = value / 2;
         else if (metric == Metric::cosine)
             distance[i] = static_cast<float>(std::fmin(2.0, std::fmax(0.0, 1 - query.scale * value)));
         else
@@ -85,12 +93,15 @@ public:
         score(&code, 1, &distance);
         return distance;
     }
-    // What the operator says, bit for bit, but for cosine, where values were rounded when they were normalised, and 1 - dot has the
-    // errors of 1.
-    float error(const uint8_t *, float, bool) override
+    // What the operator says, bit for bit, but for cosine, where values were rounded when they were normalised, and sums are
+    // floats. A half is rounded by at most 2^-11 of itself, which makes no more of the dot; where many add up, five deviations of
+    // it are less: sum (q x)^2 is at most the largest q^2.
+    float error(const uint8_t *, float distance, bool) override
     {
         if (query_.metric != Metric::cosine) return 0;
-        return sizeof(T) == 2 ? 0x1p-12f : static_cast<float>(operator_rounding(query_.dim));
+        const double sums = operator_rounding(query_.dim);
+        if constexpr (sizeof(T) == 2) return static_cast<float>(0x1p-11 * std::fmin(1, 5 / std::sqrt(3.0) * query_.largest) + sums);
+        return static_cast<float>(unit_rounding(2.0 * distance) / 2 + sums * distance);
     }
 
 private:
@@ -126,7 +137,10 @@ public:
         check_value(q, kScalarOf<T>, dim_);
         DenseQuery query{metric_, dim_};
         const bool normalise = metric_ == Metric::cosine && sizeof(T) == sizeof(float);
-        if (metric_ == Metric::cosine && !normalise) query.scale = inverse_norm(q);
+        if (metric_ == Metric::cosine && !normalise) {
+            query.scale = inverse_norm(q);
+            query.largest = query.scale * largest_of(q);
+        }
         return std::make_unique<DenseScorer<T>>(query, normalise ? normalised(q) : copied(q.data));
     }
 
@@ -138,9 +152,19 @@ public:
     void decode(const uint8_t *code, const uint8_t *, float *out) const override
     {
         copy_values({kScalarOf<T>, dim_, code, nullptr, 0}, 1, out);
+        if (std::isnan(out[0])) out[0] = 0;
     }
 
 private:
+    double largest_of(const VectorView &x) const
+    {
+        std::vector<float> values(dim_);
+        copy_values(x, 1, values.data());
+        float largest = 0;
+        for (const float value : values) largest = std::max(largest, std::fabs(value));
+        return largest;
+    }
+
     std::vector<T> copied(const void *data) const
     {
         std::vector<T> values(dim_);
@@ -151,8 +175,10 @@ private:
     std::vector<T> normalised(const VectorView &x) const
     {
         std::vector<float> values(dim_);
-        copy_values(x, inverse_norm(x), values.data());
+        const double factor = inverse_norm(x);
+        copy_values(x, factor, values.data());
         if constexpr (sizeof(T) == sizeof(float)) {
+            if (factor == 0) values[0] = std::numeric_limits<float>::quiet_NaN();
             return values;
         } else {
             std::vector<T> halves(dim_);

@@ -44,6 +44,9 @@ inline double inverse_norm(const VectorView &x)
 // both signs: they grow like a root.
 inline double operator_rounding(uint32_t dim) { return 0x1p-23 * (8 + std::sqrt(static_cast<double>(dim))); }
 
+// What rounding values of length 1 to floats, in one of two vectors or in both, does to the square of how far they are apart.
+inline double unit_rounding(double square) { return 0x1p-22 * std::sqrt(square) + 0x1p-45; }
+
 // Throws Error(data_exception) unless x has this type and this number of dimensions.
 void check_value(const VectorView &x, Scalar scalar, uint32_t dim);
 

@@ -156,7 +156,8 @@ float LvqScorer::rescore(const uint8_t *code, const uint8_t *second)
 // The error is <s, e> (twice that under l2) with e uniform in a step: its deviation is step / sqrt(12) * |part of s across r|, and
 // that part follows from |s|, |r| and the dot, which the distance tells: |s|^2 - <s, r>^2 / |r|^2. Under ip |r| is not known, and
 // |s| is the bound, as for a second level, whose own error is not orthogonal to r. A rounded query adds as much for its own step,
-// against |s - r| (l2) or |r^|. And rows are in the order of the operator, which rounds what it adds.
+// against |s - r| (l2) or |r^|. And rows are in the order of the operator, which rounds what it adds, but for the cosine, which is
+// of the values before they were normalised.
 float LvqScorer::error(const uint8_t *code, float distance, bool second)
 {
     const Header header = read_as<Header>(code);
@@ -170,11 +171,11 @@ float LvqScorer::error(const uint8_t *code, float distance, bool second)
     const double query_noise = dim * query_step * query_step / 12;
     const double code_length = std::sqrt(dim) * std::fmax(std::fabs(double{header.bias}), std::fabs(top));
 
-    double across = side.square, half, terms, exact = std::fabs(double{distance}), summed = exact;
+    double across = side.square, half, terms, exact = std::fabs(double{distance}), rounding;
     if (codec_.metric() == Metric::ip) {
         half = std::sqrt(across) * step + code_length * query_step;
         terms = std::fabs(side.offset) + std::fabs(side.mean_weight * constant) + std::sqrt(side.square) * code_length;
-        summed = length_ * (std::sqrt(codec_.mean_square(codec_.mean_of(header))) + code_length);
+        rounding = operator_rounding(dim) * length_ * (std::sqrt(codec_.mean_square(codec_.mean_of(header))) + code_length);
     } else {
         const double apart = halves() ? 2.0 * distance : distance;
         const double square = constant * constant, dot = (side.square + square - apart) / 2;
@@ -182,10 +183,9 @@ float LvqScorer::error(const uint8_t *code, float distance, bool second)
         half = 2 * std::sqrt(across) * step + 2 * std::sqrt(std::fmax(0.0, apart) + noise + query_noise) * query_step;
         terms = side.square + square;
         exact = std::fabs(apart);
-        summed = halves() ? 2 : exact;
+        rounding = halves() ? unit_rounding(std::fmax(0.0, apart) + noise) : operator_rounding(dim) * exact;
     }
-    const double error =
-        kErrorDeviations * kUniform * half + query_noise + kFloatSlack * (terms + exact) + operator_rounding(dim) * summed;
+    const double error = kErrorDeviations * kUniform * half + query_noise + kFloatSlack * (terms + exact) + rounding;
     return finite(halves() ? error / 2 : error);
 }
 

@@ -126,8 +126,13 @@ private:
 // The inner product, from the inner codec's cosine.
 class ProductScorer : public Scorer {
 public:
-    ProductScorer(std::unique_ptr<Scorer> inner, double offset, double length, double slack, double rounding)
-        : inner_(std::move(inner)), offset_(offset), length_(length), slack_(slack), rounding_(rounding)
+    ProductScorer(std::unique_ptr<Scorer> inner, double offset, double length, double slack, double rounding, uint32_t dim)
+        : inner_(std::move(inner)),
+          offset_(offset),
+          length_(length),
+          slack_(slack),
+          rounding_(rounding),
+          product_rounding_(operator_rounding(dim))
     {
     }
     void score(const uint8_t *const *codes, size_t n, float *distance) override
@@ -147,7 +152,7 @@ public:
         if (!(norm < FLT_MAX)) return FLT_MAX;  // not known
         const double reach = length_ * norm;
         const double cosine_distance = reach > 0 ? 1 + (distance + offset_) / reach : 1;
-        const double inner = inner_->error(code + sizeof(float), finite(cosine_distance), second);
+        const double inner = inner_->error(code + sizeof(float), finite(cosine_distance), second) + product_rounding_;
         return finite(reach * inner + slack_ * norm + rounding_ + kFloatSlack * (std::fabs(offset_) + std::fabs(double{distance})));
     }
 
@@ -158,9 +163,10 @@ private:
     }
 
     std::unique_ptr<Scorer> inner_;
-    double offset_, length_;  // <q, mean>, |L'q|
-    double slack_;            // error of a product with |y| = 1 beyond that of the inner codec
-    double rounding_;         // what the operator may lose of <q, mean>
+    double offset_, length_;   // <q, mean>, |L'q|
+    double slack_;             // error of a product with |y| = 1 beyond that of the inner codec
+    double rounding_;          // what the operator may lose of <q, mean>
+    double product_rounding_;  // ... and of the rest, as a share
 };
 
 // The distance that links.
@@ -322,7 +328,7 @@ std::unique_ptr<Scorer> DirectionCodec::query(const VectorView &q) const
     double slack = norm * scale_ * std::sqrt(static_cast<double>(dim_)) * 2 * kFloatSlack;
     if (inner_scalar_ == Scalar::f16) slack += norm * scale_ * length * kHalfSlack;
     return std::make_unique<ProductScorer>(inner_->query(value.view()), offset, norm * scale_ * length, slack,
-                                           operator_rounding(dim_) * norm * std::sqrt(mean_square));
+                                           operator_rounding(dim_) * norm * std::sqrt(mean_square), dim_);
 }
 
 std::unique_ptr<Scorer> DirectionCodec::query_code(const uint8_t *code) const

@@ -6,7 +6,7 @@
 //   l2, differences: the same
 //   l2, products:    (|a|^2 + |b|^2) (1 - 3 e_o - e_p) - 2 <a,b> > limit     as (|a| + |b|)^2 <= 2 (|a|^2 + |b|^2)
 //   ip:              -<a, b/|b|> - (e_o + e_p) |a| > limit / |b|
-//   cosine:          1 - <a, b/|b|> / |a| - (3 e_o + e_p) > limit
+//   cosine:          1 - <a, b/|b|> / |a| - (e_o + e_p) > limit              the operator's sums are doubles, but |b| is of floats
 // with a few roundings more for norms and for the comparison itself. Where squared norms leave [1e-30, 1e30], products may
 // underflow or overflow and no such bound holds: those rows (offset NaN) and queries (limit infinite) are always recomputed.
 #include "core/nearest/nearest.h"
@@ -120,7 +120,7 @@ void Search::set_limit(size_t q)
             limit /= std::sqrt(fact.norm2);
             break;
         case Metric::cosine:
-            limit += -1 + 3 * e_o + e_p + 8 * kRounding;
+            limit += -1 + e_o + e_p + 8 * kRounding;
             break;
         case Metric::l2:
             if (by_products_) limit -= fact.norm2 * (1 - 3 * e_o - e_p - 16 * kRounding);

@@ -2,7 +2,7 @@
 // device's sums and the operators' together, a row that the device puts at `d` is, as the operator compares,
 //   l2 (squared), l1:   not nearer than d (1 - e)                         the terms are positive
 //   ip:                 not nearer than d - e |query| |row|
-//   cosine:             not nearer than 1 + d - 2 e                       vectors are sent with length 1
+//   cosine:             not nearer than 1 + d - e                         vectors are sent with length 1, of sums of floats
 // and a device that names rows in order has none nearer among those it leaves out than the last it names.
 #include "core/nearest/offers.h"
 
@@ -100,7 +100,7 @@ double Offers::least(size_t q, double distance) const
         case Metric::ip:
             return distance - e * std::sqrt(query_norms2_[q]) * most_norm_ * (1 + e) - kUnderflow;
         case Metric::cosine:
-            return 1 + distance - 3 * e - 8 * kRounding;
+            return 1 + distance - e - 8 * kRounding;
         default:
             return distance * (1 - e) - kUnderflow;
     }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/simd/cosine.h"
 #include "core/simd/half.h"
 #include "core/simd/tables.h"
 
@@ -28,11 +29,11 @@ constexpr Kernels kScalarKernels = {
     .l2_f32 = plain_l2<float>,
     .ip_f32 = plain_ip<float>,
     .l1_f32 = plain_l1<float>,
-    .cosine_f32 = plain_cosine<float>,
+    .cosine_f32 = cosine_scalar,
     .l2_f16 = plain_l2<uint16_t>,
     .ip_f16 = plain_ip<uint16_t>,
     .l1_f16 = plain_l1<uint16_t>,
-    .cosine_f16 = plain_cosine<uint16_t>,
+    .cosine_f16 = cosine_scalar,
     .f16_to_f32 = plain_f16_to_f32,
     .f32_to_f16 = plain_f32_to_f16,
     .hamming = plain_hamming,

@@ -1,7 +1,8 @@
 // Distance and quantization kernels: one table, filled by one file per instruction set, chosen once at run time
 // (cpuid and the register state the system saves). Scalar is the truth that every other level is tested against.
 //
-// Integer kernels are bit-equal on every level; float kernels agree to 1e-6 relative (sums are reassociated).
+// Integer kernels and the sums of a cosine (cosine.h) are bit-equal on every level; float kernels agree to 1e-6 relative (sums are
+// reassociated).
 // No pointer needs alignment. n may be 0.
 #pragma once
 #include <cstddef>
@@ -12,7 +13,7 @@ namespace vkv::simd {
 enum class Level : int { scalar = 0, neon = 1, avx2 = 2, avx512 = 3 };
 
 struct CosineParts {
-    float dot, norm_a, norm_b;  // <a,b>, <a,a>, <b,b>
+    double dot, norm_a, norm_b;  // <a,b>, <a,a>, <b,b>
 };
 
 struct Kernels {

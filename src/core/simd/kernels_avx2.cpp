@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/cosine.h"
 #include "core/simd/tables.h"
 
 namespace vkv::simd {
@@ -68,29 +69,6 @@ float reduce(const T *a, const T *b, size_t n)
     for (; i + 8 <= n; i += 8) s0 = Op::step(s0, load8(a + i), load8(b + i));
     if (i < n) s1 = Op::step(s1, load_tail(a + i, n - i), load_tail(b + i, n - i));
     return sum8(_mm256_add_ps(_mm256_add_ps(s0, s1), _mm256_add_ps(s2, s3)));
-}
-
-template <class T>
-CosineParts cosine(const T *a, const T *b, size_t n)
-{
-    __m256 dot[2] = {}, norm_a[2] = {}, norm_b[2] = {};
-    const auto step = [&](int k, __m256 x, __m256 y) {
-        dot[k] = _mm256_fmadd_ps(x, y, dot[k]);
-        norm_a[k] = _mm256_fmadd_ps(x, x, norm_a[k]);
-        norm_b[k] = _mm256_fmadd_ps(y, y, norm_b[k]);
-    };
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        step(0, load8(a + i), load8(b + i));
-        step(1, load8(a + i + 8), load8(b + i + 8));
-    }
-    if (i + 8 <= n) {
-        step(0, load8(a + i), load8(b + i));
-        i += 8;
-    }
-    if (i < n) step(1, load_tail(a + i, n - i), load_tail(b + i, n - i));
-    return {sum8(_mm256_add_ps(dot[0], dot[1])), sum8(_mm256_add_ps(norm_a[0], norm_a[1])),
-            sum8(_mm256_add_ps(norm_b[0], norm_b[1]))};
 }
 
 void f16_to_f32(const uint16_t *in, float *out, size_t n)
@@ -234,11 +212,11 @@ extern constinit const Kernels kAvx2Kernels = {
     .l2_f32 = reduce<L2, float>,
     .ip_f32 = reduce<Ip, float>,
     .l1_f32 = reduce<L1, float>,
-    .cosine_f32 = cosine<float>,
+    .cosine_f32 = cosine_avx2,
     .l2_f16 = reduce<L2, uint16_t>,
     .ip_f16 = reduce<Ip, uint16_t>,
     .l1_f16 = reduce<L1, uint16_t>,
-    .cosine_f16 = cosine<uint16_t>,
+    .cosine_f16 = cosine_avx2,
     .f16_to_f32 = f16_to_f32,
     .f32_to_f16 = f32_to_f16,
     .hamming = plain_hamming,

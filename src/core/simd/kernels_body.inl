@@ -43,19 +43,6 @@ template <class T>
     return static_cast<float>(sum);
 }
 
-template <class T>
-[[maybe_unused]] CosineParts plain_cosine(const T *a, const T *b, size_t n)
-{
-    Sum dot = 0, norm_a = 0, norm_b = 0;
-    for (size_t i = 0; i < n; i++) {
-        const Sum x = value_of(a + i), y = value_of(b + i);
-        dot += x * y;
-        norm_a += x * x;
-        norm_b += y * y;
-    }
-    return {static_cast<float>(dot), static_cast<float>(norm_a), static_cast<float>(norm_b)};
-}
-
 [[maybe_unused]] void plain_f16_to_f32(const uint16_t *in, float *out, size_t n)
 {
     for (size_t i = 0; i < n; i++) {

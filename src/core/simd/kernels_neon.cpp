@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/cosine.h"
 #include "core/simd/tables.h"
 
 namespace vkv::simd {
@@ -66,24 +67,6 @@ float reduce(const T *a, const T *b, size_t n)
     }
     for (; i + 4 <= n; i += 4) s0 = Op::step(s0, load4(a + i), load4(b + i));
     return vaddvq_f32(vaddq_f32(vaddq_f32(s0, s1), vaddq_f32(s2, s3))) + Op::tail(a + i, b + i, n - i);
-}
-
-template <class T>
-CosineParts cosine(const T *a, const T *b, size_t n)
-{
-    float32x4_t dot[4] = {}, norm_a[4] = {}, norm_b[4] = {};
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (size_t k = 0; k < 4; k++) {
-            const float32x4_t x = load4(a + i + 4 * k), y = load4(b + i + 4 * k);
-            dot[k] = vfmaq_f32(dot[k], x, y);
-            norm_a[k] = vfmaq_f32(norm_a[k], x, x);
-            norm_b[k] = vfmaq_f32(norm_b[k], y, y);
-        }
-    }
-    const auto sum = [](const float32x4_t *v) { return vaddvq_f32(vaddq_f32(vaddq_f32(v[0], v[1]), vaddq_f32(v[2], v[3]))); };
-    const CosineParts tail = plain_cosine(a + i, b + i, n - i);
-    return {sum(dot) + tail.dot, sum(norm_a) + tail.norm_a, sum(norm_b) + tail.norm_b};
 }
 
 void f16_to_f32(const uint16_t *in, float *out, size_t n)
@@ -210,11 +193,11 @@ extern constinit const Kernels kNeonKernels = {
     .l2_f32 = reduce<L2, float>,
     .ip_f32 = reduce<Ip, float>,
     .l1_f32 = reduce<L1, float>,
-    .cosine_f32 = cosine<float>,
+    .cosine_f32 = cosine_neon,
     .l2_f16 = reduce<L2, uint16_t>,
     .ip_f16 = reduce<Ip, uint16_t>,
     .l1_f16 = reduce<L1, uint16_t>,
-    .cosine_f16 = cosine<uint16_t>,
+    .cosine_f16 = cosine_neon,
     .f16_to_f32 = f16_to_f32,
     .f32_to_f16 = f32_to_f16,
     .hamming = hamming,

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "core/nearest/distance.h"
 #include "pg/hnsw/build_write.h"
 #include "pg/hnsw/check.h"
 #include "pg/hnsw/hnsw.h"
@@ -34,16 +33,16 @@ public:
     {
         pg_call([&] { MemoryContextReset(context_); });
         if (!ask(tids)) return true;
-        const Distances own = distances(query_);
+        const double own = distance(query_);
         for (int rows = 0; rows < settings.ef_search;) {
             poll_interrupts();
             if (!get_tuple(scan_, ForwardScanDirection)) return false;
             const ItemPointerData got = scan_->xs_heaptid;
             if (std::any_of(tids.begin(), tids.end(), [&](const auto &tid) { return pack_tid(tid) == pack_tid(got); })) return true;
-            Distances other;
-            if (!reader_->value({&got, 1}, snapshot_, shape_, [&](const VectorView &x, Datum) { other = distances(x); })) continue;
-            if (other.settled == own.settled || other.shown == own.shown) return true;
-            if (other.settled > own.settled) return false;
+            double other = 0;
+            if (!reader_->value({&got, 1}, snapshot_, shape_, [&](const VectorView &x, Datum) { other = distance(x); })) continue;
+            if (other == own) return true;
+            if (other > own) return false;
             ++rows;
         }
         return true;
@@ -61,16 +60,7 @@ public:
     }
 
 private:
-    // From the query: what scans order by, and what the operator says.
-    struct Distances {
-        double settled = 0, shown = 0;
-    };
-    Distances distances(const VectorView &x) const
-    {
-        const double settled = settled_distance(shape_.metric, query_, x);
-        if (shape_.scalar != Scalar::f32 && shape_.scalar != Scalar::f16) return {settled, settled};
-        return {settled, nearest::Distance{shape_.metric, shape_.scalar, shape_.dim}.compared(query_.data, x.data)};
-    }
+    double distance(const VectorView &x) const { return settled_distance(shape_.metric, query_, x); }
 
     bool ask(const std::vector<ItemPointerData> &tids)
     {

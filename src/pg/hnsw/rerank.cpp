@@ -38,16 +38,23 @@ Datum HeapReader::indexed_value(bool *isnull)
     return values[0];
 }
 
-// What the operator says, bit for bit, so that rows come in its order; what it calls no number comes last. But for cosine: 1 - dot
-// of vectors that are close has few digits in single precision, and the order of what it cannot tell apart is better known in
-// double.
+namespace {
+
+double operator_distance(Metric metric, const VectorView &query, const VectorView &x)
+{
+    if (query.scalar == Scalar::f32 || query.scalar == Scalar::f16)
+        return nearest::Distance{metric, query.scalar, query.dim}.compared(query.data, x.data);
+    return metric == Metric::cosine ? nearest::cosine_distance(nearest::sparse_cosine_parts(query, x))
+                                    : exact_distance(metric, query, x);
+}
+
+}  // namespace
+
+// What the operator says, bit for bit, so that rows come in its order; what it calls no number comes last.
 double settled_distance(Metric metric, const VectorView &query, const VectorView &x)
 {
-    const bool dense = query.scalar == Scalar::f32 || query.scalar == Scalar::f16;
-    if (!dense) return exact_distance(metric, query, x);
-    const double d = nearest::Distance{metric, query.scalar, query.dim}.compared(query.data, x.data);
-    if (std::isnan(d)) return std::numeric_limits<double>::infinity();
-    return metric == Metric::cosine && std::isfinite(d) ? exact_distance(metric, query, x) : d;
+    const double d = operator_distance(metric, query, x);
+    return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
 }
 
 // use(value, datum) says whether it has had what it wants.

@@ -14,6 +14,9 @@
 
 #include <algorithm>
 
+#include "core/codec/families.h"
+#include "core/nearest/distance.h"
+
 namespace vkv::hnsw {
 
 namespace {
@@ -42,12 +45,17 @@ void Scan::start(Datum query, bool isnull)
     if (heap_) heap_->reset();
     MemoryContextReset(context_);
     indifferent_ = isnull;
+    odd_ = false;
     if (!isnull) {
         MemoryContext old = MemoryContextSwitchTo(context_);
         // A copy: the caller's datum need not outlive this call.
         Datum copy = pg_call([&] { return PointerGetDatum(PG_DETOAST_DATUM_COPY(query)); });
         indifferent_ = !view_value(index_.shape(), copy, &query_);
         MemoryContextSwitchTo(old);
+        if (index_.shape().metric == Metric::cosine && !indifferent_) {
+            const double norm = norm_of(query_);
+            odd_ = nearest::has_odd_cosine(norm * norm);
+        }
     }
     if (indifferent_)
         scorer_ = std::make_unique<Indifferent>();

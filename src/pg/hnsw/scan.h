@@ -81,6 +81,7 @@ private:
     State state_ = State::unset;
     VectorView query_;
     bool indifferent_ = false;
+    bool odd_ = false;  // has no cosine with some rows, which is told from the rows only
     std::unique_ptr<Scorer> scorer_;
     graph::SearchState search_;
     std::vector<Pending> pending_;  // heap, lowest bound first

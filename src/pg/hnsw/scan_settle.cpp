@@ -127,6 +127,7 @@ void Scan::refine(const Pending &p, const PayloadOf &payload)
 // Whether the place of a refined candidate, the first of those that are left, is certain without the heap.
 bool Scan::is_alone(const Pending &p) const
 {
+    if (odd_) return false;
     const double end = end_of(p);
     return (pending_.empty() || end < pending_.front().lower) && (settled_.empty() || end < settled_.front().distance) &&
            end < ahead_;

@@ -60,13 +60,6 @@ double inner_product_of(const SparseVec *a, const SparseVec *b)
     return in_range(sum);
 }
 
-double squares(const SparseVec *v)
-{
-    double sum = 0;
-    for (int i = 0; i < v->nnz; ++i) sum += static_cast<double>(v->values()[i]) * static_cast<double>(v->values()[i]);
-    return in_range(sum);
-}
-
 double l2_squared(FunctionCallInfo fcinfo)
 {
     Pair<SparseTraits> p(fcinfo);
@@ -92,8 +85,7 @@ SQL_FUNCTION(sparsevec_negative_inner_product) { return Float8GetDatum(-inner_pr
 SQL_FUNCTION(sparsevec_cosine_distance)
 {
     Pair<SparseTraits> p(fcinfo);
-    const double norms = std::sqrt(squares(p.a) * squares(p.b));
-    return Float8GetDatum(1.0 - nearest::clamp_similarity(inner_product_of(p.a, p.b) / norms));
+    return Float8GetDatum(nearest::cosine_distance(nearest::sparse_cosine_parts(view_of(p.a), view_of(p.b))));
 }
 
 SQL_FUNCTION(sparsevec_l1_distance)
