@@ -35,9 +35,11 @@ struct Table {
     std::vector<Head> heads;
     uint32_t pins = 0;
     uint64_t used = 0;
-    uint32_t held = 0;     // slots, those that are filled among them
-    uint32_t missing = 0;  // entries that have no filled slot
-    uint32_t codecs = 0;   // bit set of what it ever held
+    uint32_t held = 0;                          // slots, those that are filled among them
+    uint32_t missing = 0;                       // entries that have no filled slot
+    uint32_t codecs = 0;                        // bit set of what it ever held
+    uint32_t idle_at = UINT32_MAX;              // the cache's: where it stands among those that could give a slot away
+    uint32_t search_head = 0, search_from = 0;  // and where its slots were looked through to
 
     int32_t begin() const;    // of what all heads cover
     int32_t covered() const;  // end of it

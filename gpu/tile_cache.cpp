@@ -9,10 +9,41 @@
 namespace vkv::gpu {
 
 namespace {
-// The hand looks at so many slots at most when it has found one that could go, so that no request waits for a walk around a cache
-// of millions of slots.
+// The hand looks at so many slots at most, so that no request waits for a walk around a cache of millions of slots.
 constexpr uint64_t kMostSteps = 65536;
+constexpr size_t kMostCompared = 64;  // of what is not pinned, when it passed nothing else
 constexpr size_t kMostKinds = 4096;
+
+// Into the list, or out of it: the last takes its place.
+template <class T, class Place>
+void list(std::vector<T> *idle, T item, bool in, Place &&place)
+{
+    uint32_t &at = place(item);
+    if (in == (at != UINT32_MAX)) return;
+    if (in) {
+        at = static_cast<uint32_t>(idle->size());
+        idle->push_back(item);
+        return;
+    }
+    (*idle)[at] = idle->back();
+    place(idle->back()) = at;
+    idle->pop_back();
+    at = UINT32_MAX;
+}
+
+// The next slot from where the last look ended.
+uint32_t next_held(Table *table)
+{
+    for (size_t laps = 0; laps <= table->heads.size(); laps++) {
+        if (table->search_head >= table->heads.size()) table->search_head = 0;
+        const std::vector<uint32_t> &slots = table->heads[table->search_head].slots;
+        for (; table->search_from < slots.size(); table->search_from++)
+            if (slots[table->search_from] < kFilling) return slots[table->search_from];
+        table->search_head++;
+        table->search_from = 0;
+    }
+    return kNoSlot;
+}
 }  // namespace
 
 TileCache::TileCache(uint32_t slots) : slots_(slots) {}
@@ -24,15 +55,38 @@ uint32_t TileCache::victim()
 {
     const uint64_t lap = slots_.size();
     uint32_t oldest = kNoSlot;
-    for (uint64_t step = 0; step < 2 * lap; step++) {
+    for (uint64_t step = 0; step < std::min(2 * lap, kMostSteps + 1); step++) {
         const auto at = static_cast<uint32_t>(tick_++ % lap);
         const Slot &slot = slots_[at];
         if (!slot.taken || pinned(slot)) continue;
         if (used_at(slot) + lap < tick_) return at;
         if (oldest == kNoSlot || used_at(slot) < used_at(slots_[oldest])) oldest = at;
-        if (step >= kMostSteps) break;
     }
-    return oldest;
+    return oldest == kNoSlot ? idle_victim() : oldest;
+}
+
+// Of the first of those that are not pinned, the one that was not used for longest.
+uint32_t TileCache::idle_victim()
+{
+    Table *table = nullptr;
+    for (size_t i = 0; i < std::min(idle_tables_.size(), kMostCompared); i++)
+        if (!table || idle_tables_[i]->used < table->used) table = idle_tables_[i];
+    uint32_t found = kNoSlot;
+    for (size_t i = 0; i < std::min(idle_private_.size(), kMostCompared); i++)
+        if (found == kNoSlot || slots_[idle_private_[i]].used < slots_[found].used) found = idle_private_[i];
+    return table && (found == kNoSlot || table->used < slots_[found].used) ? next_held(table) : found;
+}
+
+void TileCache::note(Table *table)
+{
+    list(&idle_tables_, table, table->pins == 0 && table->held > 0, [](Table *t) -> uint32_t & { return t->idle_at; });
+}
+
+void TileCache::note(uint32_t at)
+{
+    const Slot &slot = slots_[at];
+    list(&idle_private_, at, slot.taken && !slot.table && slot.pins == 0,
+         [&](uint32_t i) -> uint32_t & { return slots_[i].idle_at; });
 }
 
 uint32_t TileCache::take()
@@ -65,6 +119,7 @@ uint32_t TileCache::take_page(Table *table, uint32_t head, uint32_t index)
     table->held++;
     used_++;
     if (table->pins) pinned_++;
+    note(table);
     return at;
 }
 
@@ -108,9 +163,12 @@ void TileCache::drop(uint32_t at)
         slot.table->heads[slot.id >> 32].slots[static_cast<uint32_t>(slot.id)] = kNoSlot;
         if (!slot.filling) slot.table->missing++;
         if (--slot.table->held == 0) emptied_.push_back(slot.table);
+        note(slot.table);
     } else {
         private_.erase(slot.id);
     }
+    slot.taken = false;
+    note(at);
     slot = {};
     used_--;
     free_.push_back(at);
@@ -143,6 +201,7 @@ void TileCache::pin(uint32_t at)
 {
     Slot &slot = slots_[at];
     if (slot.pins++ == 0) pinned_++;
+    note(at);
     slot.used = tick_;
 }
 
@@ -151,11 +210,13 @@ void TileCache::unpin(uint32_t at)
     Slot &slot = slots_[at];
     if (slot.table || slot.pins == 0) throw std::logic_error("a tile was unpinned that was not pinned");
     if (--slot.pins == 0) pinned_--;
+    note(at);
 }
 
 void TileCache::pin(Table *table)
 {
     if (table->pins++ == 0) pinned_ += table->held;
+    note(table);
     table->used = tick_;
 }
 
@@ -164,6 +225,7 @@ void TileCache::unpin(Table *table)
     if (table->pins == 0) throw std::logic_error("a table was unpinned that was not pinned");
     if (--table->pins > 0) return;
     pinned_ -= table->held;
+    note(table);
     if (table->held == 0) emptied_.push_back(table);
 }
 

@@ -3,6 +3,7 @@
 // A slot holds a tile of a page table, or a private tile, which is found by its content id. Pins and use are noted once for a whole
 // table, so that a request over a long sequence costs the same as one over a short one. CLOCK's reference bit is a time: a slot
 // survives the hand when it, or its table, was used since the hand was there last. A slot that is being filled is always pinned.
+// Where all that the hand passes is pinned, those that are not are found by lists of them.
 #pragma once
 #include <cstdint>
 #include <unordered_map>
@@ -25,9 +26,10 @@ struct TileKind {
 
 struct Slot {
     Table *table = nullptr;
-    uint64_t id = 0;    // of a private tile; of a table's: head << 32 | index
-    uint64_t used = 0;  // private tiles
-    uint32_t pins = 0;  // private tiles
+    uint64_t id = 0;                // of a private tile; of a table's: head << 32 | index
+    uint64_t used = 0;              // private tiles
+    uint32_t pins = 0;              // private tiles
+    uint32_t idle_at = UINT32_MAX;  // private tiles: as in Table
     uint16_t bytes = 0;
     uint16_t kind = 0;
     uint8_t codec = 0;
@@ -64,6 +66,7 @@ public:
     uint32_t pinned() const { return pinned_; }
     uint32_t available() const { return slots() - pinned_; }
     uint64_t evictions() const { return evictions_; }
+    uint64_t steps() const { return tick_; }  // of the hand
     // Tables that lost their last page since this was asked: nobody may want them any more.
     std::vector<Table *> take_emptied() { return std::exchange(emptied_, {}); }
     void forget(Table *table) { std::erase(emptied_, table); }
@@ -71,6 +74,9 @@ public:
 private:
     uint32_t take();
     uint32_t victim();
+    uint32_t idle_victim();
+    void note(Table *table);  // after its pins or slots have changed
+    void note(uint32_t slot);
     bool pinned(const Slot &slot) const;
     uint64_t used_at(const Slot &slot) const;
     uint16_t number_of(const TileKind &kind);
@@ -80,7 +86,9 @@ private:
     std::vector<TileKind> kinds_;
     std::unordered_map<uint64_t, uint32_t> private_;
     std::vector<Table *> emptied_;
-    uint64_t tick_ = 0;  // slots that the hand has passed; the hand is at tick_ % slots
+    std::vector<Table *> idle_tables_;    // that hold slots and are not pinned
+    std::vector<uint32_t> idle_private_;  // slots of private tiles that are not pinned
+    uint64_t tick_ = 0;                   // slots that the hand has passed; the hand is at tick_ % slots
     uint32_t never_used_ = 0, used_ = 0, pinned_ = 0;
     uint64_t evictions_ = 0;
 };

@@ -114,6 +114,45 @@ TEST(TileCache, TheHandStopsInTime)
     for (const uint64_t id : {1u, 65537u, 65539u, 65541u}) EXPECT_NE(cache.find(id), kNoSlot) << id;
 }
 
+// Nor around pinned slots, to find the few that are not: of a private tile, or of a table.
+TEST(TileCache, TheHandPassesFewPinnedSlots)
+{
+    constexpr uint32_t kSlots = 400000, kTable = 10;
+    constexpr uint64_t kMost = 65537;
+    TileCache cache(kSlots);
+    Table table;
+    table.heads.resize(2);
+    for (Table::Head &head : table.heads) {
+        head.slots.resize(kTable, kNoSlot);
+        head.bytes.resize(kTable);
+    }
+    cache.pin(&table);
+    for (uint32_t i = 0; i < kTable; i++) cache.filled(cache.take_page(&table, i % 2, i / 2), 100, 0);
+    for (uint64_t id = 0; id < kSlots - kTable; id++) {
+        add(&cache, id);
+        if (id != 200000) cache.pin(cache.find(id));
+    }
+    cache.pin(cache.find(200000));
+    const auto add_pinned = [&](uint64_t id) {
+        const uint64_t steps = cache.steps();
+        EXPECT_NE(cache.take_private(id, kKind), kNoSlot) << id;
+        EXPECT_LE(cache.steps() - steps, kMost) << id;
+    };
+    EXPECT_EQ(cache.take_private(kSlots, kKind), kNoSlot);
+    cache.unpin(cache.find(300000));
+    cache.unpin(cache.find(100000));
+    add_pinned(kSlots);
+    add_pinned(kSlots + 1);
+    EXPECT_EQ(cache.find(100000), kNoSlot);
+    EXPECT_EQ(cache.find(300000), kNoSlot);
+    EXPECT_EQ(cache.take_private(kSlots + 2, kKind), kNoSlot);
+    cache.unpin(&table);
+    for (uint64_t i = 0; i < kTable; i++) add_pinned(kSlots + 2 + i);
+    EXPECT_EQ(table.held, 0u);
+    EXPECT_EQ(cache.take_emptied().size(), 1u);
+    EXPECT_EQ(cache.take_private(kSlots + 100, kKind), kNoSlot);
+}
+
 TEST(TileCache, PinnedTilesStay)
 {
     TileCache cache(4);
