@@ -221,6 +221,18 @@ inline void check_may_read(Relation rel, std::initializer_list<AttrNumber> colum
 #endif
 }
 
+// Whether this backend holds the lock.
+inline bool is_locked(Oid relation, LOCKMODE mode)
+{
+    LOCKTAG tag;
+    SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
+#endif
+}
+
 inline bool owns_relation(Oid relation, Oid user)
 {
 #if PG_VERSION_NUM >= 160000

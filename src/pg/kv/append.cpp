@@ -93,6 +93,7 @@ Sealing plan_sealing(const Cache *c, const Sequence *s, int32_t stop, bool all)
 void write_sealing(Cache *c, const Sequence *s, Tokens *tokens, const Sealing &sealing)
 {
     if (sealing.count == 0) return;
+    refuse_foreign_code(c);
     const int32_t in_tail = std::min(sealing.stop, s->length);
     tokens->tail = read_whole_tail(c, s, in_tail, CurrentMemoryContext);
     write_tiles(c, s->own(), *tokens, sealing.plans, sealing.count);
@@ -196,7 +197,7 @@ SQL_FUNCTION(kv_append)
     begin_change();
     Append a{};
     a.cache = cache_of(PG_GETARG_OID(0));
-    refuse_foreign_code(a.cache);
+    refuse_foreign_code(a.cache, Touched::header_and_tail);
     a.seq = PG_GETARG_INT64(1);
     a.k = view_of(datum_tensor(PG_GETARG_DATUM(2)));
     a.has_position = !PG_ARGISNULL(4);

@@ -19,6 +19,7 @@
 
 #include "core/kv/rope.h"
 #include "pg/kv/statements.h"
+#include "pg/kv/trust.h"
 #include "pg/kv/values.h"
 
 namespace vkv::kv {
@@ -30,11 +31,20 @@ struct Belief {
     Oid user;
     LocalTransactionId transaction;  // that locked the tables
     SubTransactionId subtransaction;
-    uint64_t tables, roles;  // changes of them
-    bool more;               // the user may do what an owner may not: the tables must stay locked
+    uint64_t tables;  // changes of them
+    TrustChanges trust;
+    bool more;  // the user may do what an owner may not: the tables must stay locked
 
-    bool is_of(const Belief &b) const { return user == b.user && tables == b.tables && roles == b.roles; }
+    bool is_of(const Belief &b) const { return user == b.user && tables == b.tables && trust == b.trust; }
     bool same_transaction(const Belief &b) const { return transaction == b.transaction && subtransaction == b.subtransaction; }
+};
+
+// For whom their triggers were found to do no more than they say, and which of header, sealed and tail he may change.
+struct TriggerBelief {
+    Oid user;
+    uint64_t tables;
+    TrustChanges trust;
+    bool changes[3];
 };
 
 struct Cache {
@@ -51,6 +61,7 @@ struct Cache {
     bool stale, in_doubt, said_rounding;
     uint64_t changes;  // of the tables, as far as this backend has heard
     Belief believed;
+    TriggerBelief triggers;
     SPIPlanPtr plans[kPlans];
     Cache *next_left;  // of those that wait to be freed; see cache.cpp
 

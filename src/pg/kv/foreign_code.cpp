@@ -80,23 +80,26 @@ bool is_trusted_trigger(Relation rel, const Trigger *trigger, const Trust &trust
             errhint("Detach it: ALTER TABLE ... DETACH PARTITION or NO INHERIT."));
 }
 
-void check_relatives(Relation rel, const Trust &trust)
+// Checks return whether what they saw stays so until the table, a role or a function changes: of others they do not hear.
+
+bool check_relatives(Relation rel, const Trust &trust)
 {
     ListCell *cell;
     if (rel->rd_rel->relispartition)
         foreach (cell, get_partition_ancestors(RelationGetRelid(rel)))
             if (!is_trusted(owner_of(lfirst_oid(cell)), trust))
                 refuse_relative(rel, "a partitioned table", lfirst_oid(cell), trust.user);
-    if (!rel->rd_rel->relhassubclass) return;
-    foreach (cell, find_inheritance_children(RelationGetRelid(rel), NoLock))
+    const List *children = rel->rd_rel->relhassubclass ? find_inheritance_children(RelationGetRelid(rel), NoLock) : NIL;
+    foreach (cell, children)
         if (!is_trusted(owner_of(lfirst_oid(cell)), trust)) refuse_relative(rel, "a child", lfirst_oid(cell), trust.user);
+    return !rel->rd_rel->relispartition && children == NIL;
 }
 
-void check_triggers(Relation rel, Oid user, int depth);
+bool check_triggers(Relation rel, Oid user, int depth);
 
 // What a foreign key does to the rows that refer to a cache's is done as their table's owner, but the AFTER triggers there wait and
 // run as the caller.
-void check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust, int depth)
+bool check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust, int depth)
 {
     switch (trigger->tgfoid) {
         case F_RI_FKEY_CASCADE_DEL:
@@ -107,9 +110,9 @@ void check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust,
         case F_RI_FKEY_SETDEFAULT_UPD:
             break;
         default:
-            return;
+            return true;
     }
-    if (trigger->tgconstrrelid == RelationGetRelid(rel)) return;
+    if (trigger->tgconstrrelid == RelationGetRelid(rel)) return true;
     if (depth == kDeepest) refuse_trigger(rel, trigger, trust);
     // What inherits from a table that is not partitioned is left alone.
     LockRelationOid(trigger->tgconstrrelid, RowExclusiveLock);
@@ -122,24 +125,28 @@ void check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust,
         check_triggers(other, trust.user, depth + 1);
         relation_close(other, NoLock);
     }
+    return false;
 }
 
-void check_triggers(Relation rel, Oid user, int depth)
+bool check_trigger(Relation rel, const Trigger *trigger, const Trust &trust, int depth)
+{
+    if (RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE) return check_foreign_key(rel, trigger, trust, depth);
+    if (trigger->tgisinternal && trigger->tgfoid == F_UNIQUE_KEY_RECHECK) return true;
+    if (!is_trusted_trigger(rel, trigger, trust)) refuse_trigger(rel, trigger, trust);
+    return !trigger->tgqual && is_harmless_trigger_function(trigger->tgfoid);
+}
+
+bool check_triggers(Relation rel, Oid user, int depth)
 {
     const Trust trust = trust_of(user, rel->rd_rel->relowner);
-    check_relatives(rel, trust);
+    bool lasts = check_relatives(rel, trust);
     // A copy, as the executor makes one: look-ups of functions let the relation cache give the list away.
     const TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
     for (int i = 0; triggers && i < triggers->numtriggers; ++i) {
         const Trigger *trigger = &triggers->triggers[i];
-        if (trigger->tgenabled == TRIGGER_DISABLED) continue;
-        if (RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE) {
-            check_foreign_key(rel, trigger, trust, depth);
-            continue;
-        }
-        if (trigger->tgisinternal && trigger->tgfoid == F_UNIQUE_KEY_RECHECK) continue;
-        if (!is_trusted_trigger(rel, trigger, trust)) refuse_trigger(rel, trigger, trust);
+        if (trigger->tgenabled != TRIGGER_DISABLED && !check_trigger(rel, trigger, trust, depth)) lasts = false;
     }
+    return lasts;
 }
 
 // By the whole table or by some columns: one suffices to fire its triggers.
@@ -149,20 +156,49 @@ bool may_change(Oid table)
            pg_attribute_aclcheck_all(table, GetUserId(), ACL_INSERT | ACL_UPDATE, ACLMASK_ANY) == ACLCHECK_OK;
 }
 
-}  // namespace
-
-void refuse_foreign_code(Cache *c)
+bool still_holds(const Cache *c)
 {
-    refuse_owner_code(c);
-    if (XactReadOnly || RecoveryInProgress()) return;  // nothing will be changed
-    tail_changes();                                    // knows the trigger on the tail
-    for (Oid table : {c->header, c->sealed, c->tail}) {
-        if (!may_change(table)) continue;
+    const TrustChanges trust = trust_changes();
+    const TriggerBelief &b = c->triggers;
+    return b.user == GetUserId() && b.tables == c->changes && b.trust == trust;
+}
+
+void lock_believed(const Cache *c, Touched touched)
+{
+    const bool *changes = c->triggers.changes;
+    if (changes[0]) LockRelationOid(c->header, RowExclusiveLock);
+    if (changes[1] && touched == Touched::all) LockRelationOid(c->sealed, RowExclusiveLock);
+    if (changes[2]) LockRelationOid(c->tail, RowExclusiveLock);
+}
+
+// What comes while it looks makes it look again the next time.
+void look_at_triggers(Cache *c)
+{
+    const TrustChanges trust = trust_changes();
+    TriggerBelief belief{GetUserId(), c->changes, trust, {}};
+    tail_changes();  // knows the trigger on the tail
+    const Oid tables[] = {c->header, c->sealed, c->tail};
+    bool lasts = true;
+    for (int i = 0; i < 3; ++i) {
+        belief.changes[i] = may_change(tables[i]);
+        if (!belief.changes[i]) continue;
         fault_point();
-        Relation rel = table_open(table, RowExclusiveLock);
-        check_triggers(rel, GetUserId(), 0);
+        Relation rel = table_open(tables[i], RowExclusiveLock);
+        if (!check_triggers(rel, GetUserId(), 0)) lasts = false;
         table_close(rel, NoLock);
     }
+    if (lasts) c->triggers = belief;
+}
+
+}  // namespace
+
+void refuse_foreign_code(Cache *c, Touched touched)
+{
+    const bool may_write = !XactReadOnly && !RecoveryInProgress();
+    // The locks bring the news of who held others before.
+    if (may_write && still_holds(c)) lock_believed(c, touched);
+    refuse_owner_code(c);
+    if (may_write && !still_holds(c)) look_at_triggers(c);
 }
 
 }  // namespace vkv::kv

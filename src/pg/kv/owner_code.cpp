@@ -111,22 +111,10 @@ void check_table(const Table &table)
     check_policies(table);
 }
 
-uint64_t role_changes = 1;
-
-void roles_changed(Datum, int, uint32) { ++role_changes; }
-
-void listen()
-{
-    static bool listening = false;
-    if (listening) return;
-    for (int cache : {AUTHOID, AUTHMEMROLEMEM}) CacheRegisterSyscacheCallback(cache, entry<roles_changed>, 0);
-    listening = true;
-}
-
 Belief belief_now(const Cache *c)
 {
-    AcceptInvalidationMessages();
-    return {GetUserId(), compat::local_transaction(), GetCurrentSubTransactionId(), c->changes, role_changes, false};
+    const TrustChanges trust = trust_changes();
+    return {GetUserId(), compat::local_transaction(), GetCurrentSubTransactionId(), c->changes, trust, false};
 }
 
 bool is_more_than_an_owner(const Oid (&tables)[3])
@@ -150,7 +138,6 @@ void refuse_owner_code(const Oid (&tables)[3])
 
 void refuse_owner_code(Cache *c)
 {
-    listen();
     Belief now = belief_now(c);
     const bool same = now.is_of(c->believed);
     if (same && (!c->believed.more || now.same_transaction(c->believed))) return;
@@ -158,7 +145,8 @@ void refuse_owner_code(Cache *c)
     now.more = same || is_more_than_an_owner(tables);
     if (now.more) {
         // What the owner does while he holds a lock is heard of when it is had.
-        for (Oid relid : tables) LockRelationOid(relid, AccessShareLock);
+        for (Oid relid : tables)
+            if (!compat::is_locked(relid, RowExclusiveLock)) LockRelationOid(relid, AccessShareLock);
         now = belief_now(c);
         now.more = true;
         if (!now.is_of(c->believed)) refuse_owner_code(tables);

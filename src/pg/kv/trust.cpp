@@ -2,9 +2,24 @@
 
 #include "pg/kv/trust.h"
 
+#include "pg/boundary/boundary.h"
+
 namespace vkv::kv {
 
 namespace {
+
+TrustChanges changes{1, 1};
+
+void heard(Datum, int cache, uint32) { ++(cache == PROCOID ? changes.functions : changes.roles); }
+
+// Who owns the database has the rights of a role, too.
+void listen()
+{
+    static bool listening = false;
+    if (listening) return;
+    for (int cache : {AUTHOID, AUTHMEMROLEMEM, DATABASEOID, PROCOID}) CacheRegisterSyscacheCallback(cache, entry<heard>, 0);
+    listening = true;
+}
 
 // Roles that reach tables and the machine without having been granted anything by the table's owner.
 bool has_power(Oid role)
@@ -60,6 +75,13 @@ bool only_trusted_make_triggers(Oid table, const Trust &trust)
     foreach (cell, get_partition_ancestors(table))
         if (!only_trusted_hold_trigger(lfirst_oid(cell), trust)) return false;
     return true;
+}
+
+TrustChanges trust_changes()
+{
+    listen();
+    AcceptInvalidationMessages();
+    return changes;
 }
 
 Oid owner_of(Oid table)

@@ -19,6 +19,14 @@ bool is_trusted(Oid author, const Trust &trust);
 // partition of? What was granted once and is not any more leaves no trace.
 bool only_trusted_make_triggers(Oid table, const Trust &trust);
 
+// Numbers that are others after each change of what trust depends on, that this session has heard of: of roles and their members,
+// and of functions.
+struct TrustChanges {
+    uint64_t roles, functions;
+    bool operator==(const TrustChanges &) const = default;
+};
+TrustChanges trust_changes();  // hears what there is to hear
+
 Oid owner_of(Oid table);
 
 // Of the extension that the functions of schema kv belong to?
