@@ -63,12 +63,12 @@ SQL
 	# Every function, on alice's sequence.
 	my $q = 'q_batch(0, 1)';
 	my %function = (
-		append => ["kv.append('chat', 1, k(0, 1), v(0, 1))", 'error 42501|error 23505'],
+		append => ["kv.append('chat', 1, k(0, 1), v(0, 1))", 'error 42501'],
 		seal => ["kv.seal('chat', 1)", 'error 42704'],
 		truncate => ["kv.truncate('chat', 1, 5)", 'error 42704'],
 		recode => ["kv.recode('chat', 1, 'int2')", 'error 42704'],
 		fork => ["kv.fork('chat', 1, 77)", 'error 42704'],
-		fork_over => ["kv.fork('chat', 2, 1)", 'error 42710|error 42501'],
+		fork_over => ["kv.fork('chat', 2, 1)", 'error 42710'],
 		drop => ["kv.drop_sequence('chat', 1)", 'f'],
 		length => ["kv.length('chat', 1) IS NULL", 't'],
 		fetch => ["(kv.fetch('chat', 1, 0)).k", 'error 42704'],
@@ -83,7 +83,7 @@ SQL
 	foreach my $call (sort keys %function)
 	{
 		my ($sql, $wanted) = @{ $function{$call} };
-		like(try_as('bob', "SELECT $sql"), qr/^(?:$wanted)$/, "$name: $call on alice's sequence");
+		is(try_as('bob', "SELECT $sql"), $wanted, "$name: $call on alice's sequence");
 	}
 
 	# Every table, by hand.  Bob knows the extent that he shares with alice, and even the ones that he does not.
@@ -138,8 +138,11 @@ SQL
 $node->safe_psql('postgres', "SELECT kv.drop_sequence('chat', seq) FROM chat; ALTER TABLE chat ADD COLUMN shared boolean NOT NULL DEFAULT false; CREATE POLICY shared ON chat FOR SELECT USING (shared)");
 one('alice', "SELECT kv.append('chat', 1, k(0, 100), v(0, 100)), kv.seal('chat', 1); UPDATE chat SET shared = true");
 is(one('bob', "SELECT kv.fork('chat', 1, 2), kv.append('chat', 2, k(300, 50), v(300, 50))"), '100|150', 'a shared prompt is forked');
-like(try_as('bob', "SELECT kv.$_"), qr/^(error 42\d{3}|f)$/, "a shared prompt: $_")
-  foreach "append('chat', 1, k(0, 1), v(0, 1))", "truncate('chat', 1, 5)", "recode('chat', 1, 'int2')", "drop_sequence('chat', 1)";
+foreach my $case (["append('chat', 1, k(0, 1), v(0, 1))", 'error 42501'], ["truncate('chat', 1, 5)", 'error 42501'], ["recode('chat', 1, 'int2')", 'error 42501'], ["drop_sequence('chat', 1)", 'error 42501'])
+{
+	my ($call, $wanted) = @$case;
+	is(try_as('bob', "SELECT kv.$call"), $wanted, "a shared prompt: $call");
+}
 my $open_extent = one('bob', "SELECT kv.own_extent(extents) FROM chat WHERE seq = 1");
 is(try_as('bob', "INSERT INTO chat_tail VALUES ($open_extent, 0, 100, '')"), 'error 42501', 'a shared prompt: no tail row of his in it');
 is(one('alice', "SELECT kv.append('chat', 1, k(100, 10), v(100, 10))"), '110', 'a shared prompt: alice goes on');
