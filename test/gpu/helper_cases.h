@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -328,17 +330,25 @@ public:
     }
     std::string socket() const { return folder_.socket(); }
     const offload::ArenaHeader &header() const { return server_->arena().header(); }
-    // What they are when nothing changes any more: the helper answers first and keeps its books then.
+    // What they are when no launch runs: the helper answers first and keeps its books then.
     offload::ArenaHeader counters() const
     {
-        offload::ArenaHeader before = snapshot(header());
-        for (int i = 0; i < 500; i++) {
-            ::usleep(10000);
-            const offload::ArenaHeader now = snapshot(header());
-            if (std::memcmp(&now, &before, sizeof now) == 0) break;
-            before = now;
+        const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::strcpy(address.sun_path, socket().c_str());
+        offload::Message message{offload::Verb::ping, 0, 1, 1, 0};
+        bool good = ::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0;
+        for (int i = 0; good && message.b != 0 && i < 6000; i++) {
+            if (i) ::usleep(10000);
+            message = {offload::Verb::ping, 0, 1, 1, 0};
+            good = ::send(fd, &message, sizeof message, MSG_NOSIGNAL) == sizeof message;
+            wait_for_test(fd);
+            good = good && ::recv(fd, &message, sizeof message, 0) == sizeof message;
         }
-        return before;
+        ::close(fd);
+        if (!good || message.b != 0) throw std::runtime_error("a launch does not end, or nobody says so");
+        return snapshot(header());
     }
 
 private:
@@ -352,6 +362,30 @@ inline std::unique_ptr<Device> cpu_device(uint64_t slots, unsigned threads = 2, 
 {
     return open_cpu_device({"cpu", slots * offload::kSlabBytes, threads, delay_us});
 }
+
+// A CPU device whose launches wait while they are held, so that what happens beside one does not depend on how long it takes.
+class HeldDevice : public Device {
+public:
+    HeldDevice(uint64_t slots, const std::atomic<bool> *held) : device_(cpu_device(slots)), held_(held) {}
+    const DeviceFacts &facts() const override { return device_->facts(); }
+    bool supports(const Geometry &geometry, std::string *why) const override { return device_->supports(geometry, why); }
+    void attach_arena(void *arena, size_t bytes) override { device_->attach_arena(arena, bytes); }
+    void copy(std::span<const Copy> copies) override { device_->copy(copies); }
+    void attend(AttendBatch *batch) override
+    {
+        for (int i = 0; *held_ && i < 60000; i++) ::usleep(1000);  // a test that failed meanwhile ends nevertheless
+        device_->attend(batch);
+    }
+    void nearest(const offload::NearestRequest &request, const float *queries, const float *vectors,
+                 offload::Neighbor *results) override
+    {
+        device_->nearest(request, queries, vectors, results);
+    }
+
+private:
+    std::unique_ptr<Device> device_;
+    const std::atomic<bool> *held_;
+};
 
 // A program as a child; it does not outlive the thread that made it.
 class Child {

@@ -338,7 +338,8 @@ TEST(HelperClients, MalformedRequests)
 
 TEST(HelperClients, PingsAreAnsweredWhileALaunchRuns)
 {
-    ServerThread server(cpu_device(64, 2, 1000000));
+    std::atomic<bool> held = true;
+    ServerThread server(std::make_unique<HeldDevice>(64, &held));
     const Extent extent({kv::Codec::f16, 2, 64, 64, 5, 0}, 0, 10, 1);
     RawClient client(server.socket());
     client.hello();
@@ -351,10 +352,14 @@ TEST(HelperClients, PingsAreAnsweredWhileALaunchRuns)
     EXPECT_EQ(pong.verb, Verb::pong);
     EXPECT_EQ(pong.a, 77u);
     EXPECT_GT(pong.b, 20000u);
+    held = false;
     EXPECT_EQ(client.receive().value().verb, Verb::done);
     // Whoever does not wait for answers is sent away when it overdoes it.
+    held = true;
     client.send(Verb::submit, client.request().header.bytes);
     for (int i = 0; i < 10; i++) client.send(Verb::submit, client.request().header.bytes);
+    for (int i = 0; counter(server.header().clients) != 0 && i < 60000; i++) ::usleep(1000);
+    held = false;
     while (client.receive()) {
     }
     EXPECT_TRUE(at_rest(server.header(), 0));

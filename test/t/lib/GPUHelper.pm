@@ -13,12 +13,13 @@ use VectorKV;
 
 our @EXPORT = qw(gpu_node load_compare status gpu_stat wait_for_status helper_pid supervisor_pid helper_processes ok_same ok_at_rest configure postmaster_facts wrapper);
 
-# A server with both extensions and the sample, its library preloaded; settings are lines of postgresql.conf.
+# A server with both extensions and the sample, its library preloaded; settings are lines of postgresql.conf.  Nobody gives up on the
+# helper, nor does the supervisor, because a busy machine makes a pause; tests of that say what they want.
 sub gpu_node
 {
 	my ($name, @settings) = @_;
 	my $node = kv_node($name, streaming => 1, settings => [ "shared_preload_libraries = 'vector'", "vectorkv.gpu_device = 'cpu'", 'vectorkv.gpu_memory = 64MB',
-			'vectorkv.gpu_arena_size = 64MB', 'max_connections = 120', @settings ]);
+			'vectorkv.gpu_arena_size = 64MB', 'max_connections = 120', 'vectorkv.gpu_timeout = 60s', 'vectorkv.gpu_hang_timeout = 60s', @settings ]);
 	load_compare($node);
 	wait_for_status($node, 'state', qr/^ready$/);
 	return $node;
