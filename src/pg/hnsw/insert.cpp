@@ -125,7 +125,9 @@ private:
         const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
         if (level > 0 || s.has_payload()) finish_node(node, upper, payload, true);  // before links lead to it
         bool linked = false;
-        linker.insert(node, entry.node);
+        std::vector<uint32_t> links;
+        for (const graph::Candidate &c : chosen[0]) links.push_back(c.id);
+        linker.insert(node, entry.node, links);
         for (int l = level; l >= 0; --l) {
             const bool close = l <= close_level;
             linker.use(close ? &originals_ : nullptr);

@@ -1,10 +1,12 @@
 // Choosing and changing links on pages. Decisions are made from what was read without locks; a change is made under the exclusive
-// lock, and only if the list still is what the decision was about.
+// lock, and only if the list, and the list that the decision counted on, still are what it was about.
 
 #include "pg/hnsw/linker.h"
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 namespace vkv::hnsw {
 
@@ -36,13 +38,20 @@ std::vector<graph::Candidate> Linker::choose(std::span<const graph::Candidate> f
     return chosen;
 }
 
-// change(list, &count) edits the list of a live node under the exclusive lock and says whether to keep the change.
+// change(list, &count) edits the list of a live node under the exclusive lock and says whether to keep the change. If there is a
+// detour, its list is locked too.
 template <class Change>
-bool Linker::change_list(uint32_t node, int level, Change &&change)
+bool Linker::change_list(uint32_t node, int level, const Detour &detour, Change &&change)
 {
     const Shape &s = index_.shape();
+    const BlockNumber block = s.block_of(node), other = detour.by == kNoNode ? block : s.block_of(detour.by);
+    std::optional<ReadPage> lower, higher;
+    if (other < block) lower.emplace(index_.rel(), other, PageKind::nodes);
     WritePages pages(index_.rel());
-    NodeHeader *n = node_in(pages.lock(s.block_of(node), PageKind::nodes), s, node);
+    char *own = pages.lock(block, PageKind::nodes);
+    if (other > block) higher.emplace(index_.rel(), other, PageKind::nodes);
+    if (detour.by != kNoNode && !stands(lower ? lower->page() : higher ? higher->page() : own, detour)) return false;
+    NodeHeader *n = node_in(own, s, node);
     if (!node_used(n)) return false;
     if (level == 0) {
         uint32_t count = std::min<uint32_t>(n->links, s.max_links(0));
@@ -65,16 +74,16 @@ bool Linker::change_list(uint32_t node, int level, Change &&change)
 bool Linker::append(uint32_t from, uint32_t to, int level)
 {
     const uint32_t max = index_.shape().max_links(level);
-    return change_list(from, level, [&](uint32_t *list, uint32_t *n) {
+    return change_list(from, level, {}, [&](uint32_t *list, uint32_t *n) {
         if (*n >= max || std::find(list, list + *n, to) != list + *n) return false;
         list[(*n)++] = to;
         return true;
     });
 }
 
-bool Linker::replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after)
+bool Linker::replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after, Detour detour)
 {
-    return change_list(node, level, [&](uint32_t *list, uint32_t *n) {
+    return change_list(node, level, detour, [&](uint32_t *list, uint32_t *n) {
         if (*n != before.size() || !std::equal(before.begin(), before.end(), list)) return false;
         std::copy(after.begin(), after.end(), list);
         *n = static_cast<uint32_t>(after.size());
@@ -82,15 +91,38 @@ bool Linker::replace(uint32_t node, int level, std::span<const uint32_t> before,
     });
 }
 
-bool Linker::has_detour(std::span<const uint32_t> kept, uint32_t lost, int level)
+Detour Linker::find_detour(std::span<const uint32_t> kept, uint32_t lost, int level)
 {
     std::vector<uint32_t> links(view_.max_links());
     for (uint32_t id : kept) {
         if (id == lost) continue;
         const uint32_t n = view_.neighbors(id, level, links.data());
-        if (std::find(links.begin(), links.begin() + n, lost) != links.begin() + n && lives(id)) return true;
+        if (std::find(links.begin(), links.begin() + n, lost) == links.begin() + n) continue;
+        bool leads = false;
+        view_.peek(id, [&](const NodeHeader *node, const uint8_t *) { leads = leads_on(id, node); });
+        if (leads) return {id, lost};
     }
-    return false;
+    return {};
+}
+
+// The page of the detour's node is locked.
+bool Linker::stands(const char *page, const Detour &detour) const
+{
+    const Shape &s = index_.shape();
+    const NodeHeader *n = node_in(page, s, detour.by);
+    const uint32_t *list = links_of(n, s), *end = list + std::min<uint32_t>(n->links, s.max_links(0));
+    return leads_on(detour.by, n) && std::find(list, end, detour.lost) != end;
+}
+
+// Whether the inserted node may drop this link of its list: it was written with it, and nothing relies on it.
+bool Linker::may_drop(std::span<const uint32_t> list, uint32_t id, int level) const
+{
+    if (std::find(relied_on_.begin(), relied_on_.end(), std::pair{level, id}) != relied_on_.end()) return false;
+    if (level > 0) return true;
+    const auto holds = [](std::span<const uint32_t> links, uint32_t link) {
+        return std::find(links.begin(), links.end(), link) != links.end();
+    };
+    return holds(own_, id) && std::all_of(own_.begin(), own_.end(), [&](uint32_t link) { return holds(list, link); });
 }
 
 // Gives the inserted node a link that another list loses to it, in place of its own last one that nothing relies on; at most half
@@ -99,26 +131,30 @@ bool Linker::hand_over(uint32_t lost, int level)
 {
     if (!lives(lost)) return false;
     const uint32_t max = index_.shape().max_links(level);
-    const bool done = change_list(inserted_, level, [&](uint32_t *list, uint32_t *n) {
+    uint32_t dropped = kNoNode;
+    const bool done = change_list(inserted_, level, {}, [&](uint32_t *list, uint32_t *n) {
+        if (std::find(list, list + *n, lost) != list + *n) return false;
         if (*n < max) {
             list[(*n)++] = lost;
             return true;
         }
         for (uint32_t i = *n; i-- > *n / 2;)
-            if (std::find(relied_on_.begin(), relied_on_.end(), std::pair{level, list[i]}) == relied_on_.end()) {
-                list[i] = lost;
+            if (may_drop({list, *n}, list[i], level)) {
+                dropped = std::exchange(list[i], lost);
                 return true;
             }
         return false;
     });
-    if (done) relied_on_.emplace_back(level, lost);
-    return done;
+    if (!done) return false;
+    relied_on_.emplace_back(level, lost);
+    if (level == 0) std::erase(own_, dropped);
+    return true;
 }
 
 // Which link of a full list gives way to `to`: the one the heuristic would not keep, if it can be reached another way or `to` can
 // become one; else the next worst.
 bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
-                         uint32_t *victim)
+                         Detour *victim)
 {
     constexpr size_t kTries = 8;
     std::vector<uint8_t> code;
@@ -128,7 +164,7 @@ bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> 
     std::vector<uint32_t> positions;
     for (uint32_t id : list) {
         if (!copy_code(id, &code)) {  // a link to a node that is gone: the best there is
-            *victim = id;
+            *victim = {kNoNode, id};
             return true;
         }
         positions.push_back(set_.add(id, code));
@@ -148,13 +184,13 @@ bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> 
     kept.insert(kept.begin(), to);
     for (size_t i = 0; i < std::min(kTries, order.size()); ++i) {
         if (order[i] == to) return false;  // the worst that may go is the newcomer itself
-        if (has_detour(kept, order[i], level)) {
-            if (to == inserted_ && has_detour({&to, 1}, order[i], level)) relied_on_.emplace_back(level, order[i]);
-            *victim = order[i];
+        *victim = find_detour(kept, order[i], level);
+        if (victim->by != kNoNode) {
+            if (victim->by == inserted_) relied_on_.emplace_back(level, order[i]);
             return true;
         }
         if (to == inserted_ && hand_over(order[i], level)) {
-            *victim = order[i];
+            *victim = {to, order[i]};
             return true;
         }
     }
@@ -174,11 +210,11 @@ bool Linker::add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code
             if (append(from, to, level)) return true;
             continue;  // filled or freed meanwhile
         }
-        uint32_t victim;
+        Detour victim;
         if (!find_victim(from, to, to_code, level, now, &victim)) return false;
         std::vector<uint32_t> after(now.begin(), now.end());
-        std::replace(after.begin(), after.end(), victim, to);
-        if (replace(from, level, now, after)) return true;
+        std::replace(after.begin(), after.end(), victim.lost, to);
+        if (replace(from, level, now, after, level == 0 ? victim : Detour{})) return true;
     }
     return false;
 }
@@ -199,22 +235,26 @@ bool Linker::attach(uint32_t from, uint32_t to)
     if (std::find(list.begin(), list.end(), to) != list.end()) return true;
     std::vector<uint32_t> after = list;
     after.push_back(to);  // what leads on is looked for among these
-    const size_t out = find_spare(after, list.size());
+    Detour detour;
+    const size_t out = find_spare(after, list.size(), &detour);
     if (out == list.size()) return false;
     after[out] = to;
     after.pop_back();
-    return replace(from, 0, list, after);
+    return replace(from, 0, list, after, detour);
 }
 
 // The last of the first n links that another one of the list leads to; n: none.
-size_t Linker::find_spare(std::span<const uint32_t> list, size_t n)
+size_t Linker::find_spare(std::span<const uint32_t> list, size_t n, Detour *detour)
 {
-    for (size_t i = n; i-- > 0;)
-        if (has_detour(list, list[i], 0)) return i;
+    for (size_t i = n; i-- > 0;) {
+        *detour = find_detour(list, list[i], 0);
+        if (detour->by != kNoNode) return i;
+    }
     return n;
 }
 
-// Makes the link to -> moved. A full list loses one that another leads to; if there is none, the last that no other list relies on.
+// Makes the link to -> moved. A full list loses one that another leads to, or that an insertion may drop; if there is none, its
+// last, which is returned.
 uint32_t Linker::take_over(uint32_t to, uint32_t moved)
 {
     constexpr int kTries = 10;
@@ -231,16 +271,21 @@ uint32_t Linker::take_over(uint32_t to, uint32_t moved)
         }
         std::vector<uint32_t> after(now.begin(), now.end());
         after.push_back(moved);
-        size_t out = find_spare(after, n);
-        const bool spare = out < n;
-        const auto relied_on = [&](uint32_t id) {
-            return to == inserted_ && std::find(relied_on_.begin(), relied_on_.end(), std::pair{0, id}) != relied_on_.end();
-        };
-        if (!spare)
-            for (out = n - 1; out > 0 && relied_on(now[out]);) --out;
+        Detour detour;
+        size_t out = n;
+        for (size_t i = n; to == inserted_ && out == n && i-- > 0;)
+            if (may_drop(now, now[i], 0)) out = i;
+        if (out == n) out = find_spare(after, n, &detour);
+        const bool nothing_lost = out < n;
+        if (!nothing_lost) out = n - 1;
         after[out] = moved;
         after.pop_back();
-        if (replace(to, 0, now, after)) return spare ? kNoNode : now[out];
+        if (!replace(to, 0, now, after, detour)) continue;
+        if (to == inserted_) {
+            std::erase(own_, now[out]);
+            if (detour.by != kNoNode) relied_on_.emplace_back(0, detour.by);
+        }
+        return nothing_lost ? kNoNode : now[out];
     }
     return moved;
 }
@@ -278,7 +323,7 @@ bool Linker::force(uint32_t from, uint32_t to, Forced *forced)
 
 void Linker::remove_if(uint32_t node, int level, const std::function<bool(uint32_t)> &gone)
 {
-    change_list(node, level, [&](uint32_t *list, uint32_t *n) {
+    change_list(node, level, {}, [&](uint32_t *list, uint32_t *n) {
         uint32_t *end = std::remove_if(list, list + *n, gone);
         if (end == list + *n) return false;
         *n = static_cast<uint32_t>(end - list);
