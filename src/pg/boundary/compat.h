@@ -82,15 +82,19 @@ inline void count_hits(Relation rel, int64 hits)
 #endif
 }
 
-// Names the relation's storage: changes with TRUNCATE, REINDEX and the like.
-inline uint64_t relation_storage(Relation rel)
+// The file of a relation.
+struct Storage {
+    Oid database, space, file;
+    bool operator==(const Storage &) const = default;
+};
+
+// Changes with TRUNCATE, REINDEX and the like.
+inline Storage relation_storage(Relation rel)
 {
 #if PG_VERSION_NUM >= 160000
-    return (static_cast<uint64_t>(rel->rd_locator.dbOid) << 32) ^ (static_cast<uint64_t>(rel->rd_locator.spcOid) << 16) ^
-           rel->rd_locator.relNumber;
+    return {rel->rd_locator.dbOid, rel->rd_locator.spcOid, rel->rd_locator.relNumber};
 #else
-    return (static_cast<uint64_t>(rel->rd_node.dbNode) << 32) ^ (static_cast<uint64_t>(rel->rd_node.spcNode) << 16) ^
-           rel->rd_node.relNode;
+    return {rel->rd_node.dbNode, rel->rd_node.spcNode, rel->rd_node.relNode};
 #endif
 }
 

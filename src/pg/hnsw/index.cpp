@@ -57,27 +57,28 @@ const DistanceRow *find_distance(Oid proc)
 
 // rd_amcache. Its model is among kept_codecs or read again.
 struct Cached {
-    uint64_t storage;
+    compat::Storage storage;
     Shape shape;
 };
 
 // The codecs of the indexes that this backend used last: a model of many means is too large to be copied for each search. They are
 // known by the number that every index is born with, random or of its model, so one that is gone is never taken for another.
 struct KeptCodec {
-    uint64_t storage = 0, hash_seed = 0;
+    compat::Storage storage{};
+    uint64_t hash_seed = 0;
     std::shared_ptr<const Index::Loaded> loaded;
 };
 constinit std::array<KeptCodec, 8> kept_codecs;
 constinit size_t next_kept = 0;
 
-std::shared_ptr<const Index::Loaded> kept_codec(uint64_t storage, const Shape &shape)
+std::shared_ptr<const Index::Loaded> kept_codec(const compat::Storage &storage, const Shape &shape)
 {
     for (const KeptCodec &k : kept_codecs)
         if (k.loaded && k.storage == storage && k.hash_seed == shape.hash_seed) return k.loaded;
     return nullptr;
 }
 
-void keep_codec(uint64_t storage, const Shape &shape, const std::shared_ptr<const Index::Loaded> &loaded)
+void keep_codec(const compat::Storage &storage, const Shape &shape, const std::shared_ptr<const Index::Loaded> &loaded)
 {
     for (KeptCodec &k : kept_codecs)
         if (k.loaded && k.storage == storage) k = {};  // of an index that has been there before

@@ -38,7 +38,7 @@ public:
 
 private:
     Relation rel_;
-    uint64_t storage_;
+    compat::Storage storage_;
     Shape shape_;
     std::shared_ptr<const Loaded> loaded_;
 };

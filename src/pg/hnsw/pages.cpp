@@ -43,7 +43,7 @@ void check_page(Relation rel, BlockNumber block, const char *page, PageKind kind
 // The length of the index last worked on is remembered: asking the system costs as much as reading the page.
 bool block_exists(Relation rel, BlockNumber block)
 {
-    static constinit uint64_t storage = 0;
+    static constinit compat::Storage storage{};
     static constinit BlockNumber blocks = 0;
     if (storage == compat::relation_storage(rel) && block < blocks) return true;
     blocks = pg_call([&] { return RelationGetNumberOfBlocks(rel); });

@@ -24,7 +24,7 @@ constinit int Resident::looks_to_eviction = 0;
 
 Resident *Resident::of(Relation rel)
 {
-    const uint64_t storage = compat::relation_storage(rel);
+    const compat::Storage storage = compat::relation_storage(rel);
     Resident *r = nullptr;
     int victim = 0;
     for (int i = 0; i < kRemembered && !r; ++i) {

@@ -125,7 +125,7 @@ private:
     void forget();
     static void evict_for_test(Relation rel, BlockNumber block, const Look &at);
 
-    uint64_t storage_;
+    compat::Storage storage_;
     Oid relid_;
     bool replaying_;
     uint64_t limit_, since_;  // ticks

@@ -347,7 +347,7 @@ bool attend_by_helper(const AttendRequest &r, const AttendResult &result, Work *
     offload::Client *client = helper::client_for({bytes_to_read(r), 0}, &why);
     if (!client || !queries_fit(r)) return false;  // the CPU's code says which is not finite or too large
     SealedTable table;
-    bool direct = look_at_tail(r.cache, 0, nullptr).direct;
+    bool direct = look_at_tail(r.cache, {}, nullptr).direct;
     if (direct) direct = open_sealed(r.cache, &table);
     if (!direct || r.cache->before_rope) {
         if (direct) close_direct(&table);

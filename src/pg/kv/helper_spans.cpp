@@ -13,7 +13,8 @@ constexpr long kMostNames = 65536;
 
 struct Name {
     TileListKey key;
-    uint64_t storage, space, generation;
+    compat::Storage storage;
+    uint64_t space, generation;
     TileRef first;
     int32_t covered;
 };
@@ -36,10 +37,10 @@ HTAB *table_of_names()
     return names;
 }
 
-uint64_t space_of(uint64_t storage, const TileRef &first)
+uint64_t space_of(const compat::Storage &storage, const TileRef &first)
 {
     const uint64_t row = uint64_t{first.block} << 16 | first.offset;
-    const uint64_t parts[] = {storage, first.id, row, first.xmin, MyDatabaseId};
+    const uint64_t parts[] = {storage.database, storage.space, storage.file, first.id, row, first.xmin, MyDatabaseId};
     return hash_bytes_extended(reinterpret_cast<const unsigned char *>(parts), sizeof parts, 0);
 }
 
@@ -58,7 +59,7 @@ bool still_there(SealedTable *table, TileRef *ref)
 HelperSpan helper_span(SealedTable *table, const Sequence *s, const Cache *c, int64_t extent, int layer, uint64_t generation)
 {
     const TileListKey key{RelationGetRelid(table->rel), layer, extent};
-    const uint64_t storage = compat::relation_storage(table->rel);
+    const compat::Storage storage = compat::relation_storage(table->rel);
     bool found;
     auto *name = static_cast<Name *>(hash_search(table_of_names(), &key, HASH_FIND, &found));
     if (!found || name->storage != storage || !still_there(table, &name->first)) {

@@ -71,9 +71,9 @@ TailHalves read_tail_part(Cache *cache, const Sequence *s, int layer, const Rang
 // transaction has made is emptied in place: other rows come to lie where rows of the same transaction lay.
 struct TailState {
     bool direct, same, stays;
-    uint64_t storage;
+    compat::Storage storage;
 };
-TailState look_at_tail(const Cache *cache, uint64_t storage, TailPlace *last);
+TailState look_at_tail(const Cache *cache, const compat::Storage &storage, TailPlace *last);
 
 // A tail of many tokens is counted before memory is taken for it, or tiles are planned: the header may say what is not true. Raises
 // data_corrupted when rows are missing.

@@ -263,10 +263,10 @@ bool still_there(Relation rel, TailPlace *place)
 
 }  // namespace
 
-TailState look_at_tail(const Cache *c, uint64_t storage, TailPlace *last)
+TailState look_at_tail(const Cache *c, const compat::Storage &storage, TailPlace *last)
 {
     DirectTable table;
-    if (!open_tail(c, &table)) return {false, false, false, 0};
+    if (!open_tail(c, &table)) return {false, false, false, {}};
     TailState state{true, false, !compat::emptied_in_place(table.rel), compat::relation_storage(table.rel)};
     state.same = last && state.storage == storage && still_there(table.rel, last);
     close_direct(&table);

@@ -42,7 +42,7 @@ using Array = std::vector<T, ContextAllocator<T, &tail_context>>;
 struct TailTiles {
     Key key;
     int64_t epoch;
-    uint64_t storage = 0;
+    compat::Storage storage{};
     uint64_t changes = 0;   // by hand, that what is kept was read after; 0: not certain
     int32_t first, tokens;  // positions first .. first + tokens - 1
     int32_t block;          // tokens of a whole block
@@ -252,7 +252,7 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
     const bool met = meets(tail_, s);
     const int32_t newest = std::min(tail_->first + tail_->tokens, s->length) - 1;
     TailPlace *last = met && newest >= tail_->first ? &tail_->places[static_cast<size_t>(newest - tail_->first)] : nullptr;
-    const uint64_t storage = tail_->storage;
+    const compat::Storage storage = tail_->storage;
     uint64_t changes = 0;
     const TailState state = pg_call([&] {
         changes = tail_changes();

@@ -124,7 +124,7 @@ TileList *tile_list(SealedTable *table, int64_t extent, int layer, int32_t stop)
     TileListKey key{RelationGetRelid(table->rel), layer, extent};
     bool found;
     auto *list = static_cast<TileList *>(hash_search(lists, &key, HASH_ENTER, &found));
-    const uint64_t storage = compat::relation_storage(table->rel);
+    const compat::Storage storage = compat::relation_storage(table->rel);
     if (!found) {
         list->older = list->newer = nullptr;
         list->refs = nullptr;

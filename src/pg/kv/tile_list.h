@@ -25,8 +25,8 @@ struct TileListKey {
 
 struct TileList {
     TileListKey key;
-    uint64_t storage;  // the file of the table when it was scanned
-    int32_t covered;   // every tile that starts below is listed
+    compat::Storage storage;  // the file of the table when it was scanned
+    int32_t covered;          // every tile that starts below is listed
     uint32_t count, capacity;
     TileRef *refs;  // by position, then head
     TileList *older, *newer;
