@@ -8,37 +8,11 @@
 #include <cstring>
 
 #include "pg/hnsw/hash_directory.h"
+#include "pg/hnsw/packer.h"
 
 namespace vkv::hnsw {
 
 namespace {
-
-// Where items go when they are packed one after the other.
-class Packer {
-public:
-    explicit Packer(BlockNumber first) : block_(first), begin_(first) {}
-    ItemPointerData next(size_t bytes)
-    {
-        const size_t need = MAXALIGN(bytes) + sizeof(ItemIdData);
-        if (need > room_) {
-            if (used_) ++block_;
-            room_ = kPageRoom;
-            offset_ = 0;
-            used_ = true;
-        }
-        room_ -= need;
-        ItemPointerData at;
-        ItemPointerSet(&at, block_, ++offset_);
-        return at;
-    }
-    BlockNumber end() const { return used_ ? block_ + 1 : begin_; }
-
-private:
-    BlockNumber block_, begin_;
-    size_t room_ = 0;
-    OffsetNumber offset_ = 0;
-    bool used_ = false;
-};
 
 class Writer {
 public:

@@ -60,6 +60,10 @@ void Checker::read_pages()
             read_nodes(page.page(), block);
         else if (kind == static_cast<uint8_t>(PageKind::upper))
             read_upper_page(page.page(), block);
+        page.close();
+        // A vector may have a million duplicates: its chain is read by pieces, without a lock on the node.
+        for (const auto &[slot, header] : headers_) check_tids(&header, block, slot);
+        headers_.clear();
     }
 }
 
@@ -77,7 +81,7 @@ void Checker::read_nodes(const char *page, BlockNumber block)
         dead_[id] = n->flags & kNodeDead;
         pending_[id] = n->flags & kNodePending;
         check_node(n, block, static_cast<int>(slot));
-        check_tids(n, block, static_cast<int>(slot));
+        headers_.emplace_back(static_cast<int>(slot), *n);
     }
 }
 

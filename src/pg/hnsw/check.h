@@ -48,6 +48,7 @@ private:
     std::vector<int8_t> level_;  // by node id; -1: no node
     std::vector<bool> dead_, pending_;
     std::vector<std::pair<uint64_t, uint32_t>> tids_;  // packed heap tid, node
+    std::vector<std::pair<int, NodeHeader>> headers_;  // of the page that was read last, by slot
     std::unordered_set<uint32_t> upper_seen_;
 };
 
