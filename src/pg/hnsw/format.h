@@ -60,6 +60,13 @@ inline constexpr int kPageKinds = 9;
 // Which distance neighbours are chosen by: the operator class's own, or that of directions (core/codec/whiten.h).
 enum class Linking : uint8_t { distance = 0, direction = 1 };
 
+// What is known of the paths on level 0.
+enum class Paths : uint8_t {
+    unknown = 0,  // a vacuum is changing the graph, or did not end; or an index older than this
+    whole = 1,    // one leads to every row
+    cut = 2,      // an insertion could not but cut one, after vacuum had begun
+};
+
 inline constexpr uint8_t kInFreeList = 1;
 
 struct Opaque {
@@ -158,7 +165,8 @@ struct MetaPage {
     uint64_t free_epoch;  // how often vacuum has freed nodes: a search during which it changes is repeated
     BlockNumber directory[kMaxDirectoryPages];
     uint8_t linking;  // Linking; 0 in indexes older than it
-    uint8_t unused[7];
+    uint8_t paths;    // Paths
+    uint8_t unused[6];
 };
 static_assert(sizeof(MetaPage) == 4216 && sizeof(MetaPage) <= kPageRoom);
 

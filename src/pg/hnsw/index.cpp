@@ -186,6 +186,7 @@ MetaPage make_meta(const Shape &s)
     m.scalar = static_cast<uint8_t>(s.scalar);
     m.metric = static_cast<uint8_t>(s.metric);
     m.linking = static_cast<uint8_t>(s.linking);
+    m.paths = static_cast<uint8_t>(Paths::whole);
     m.entry = kNoNode;
     m.entry_level = -1;
     m.hash_seed = s.hash_seed;
@@ -207,6 +208,13 @@ MetaPage read_meta(Relation rel, ForkNumber fork)
                         " of the page format; this library reads version " + std::to_string(kVersion),
                     "Rebuild it: REINDEX INDEX.");
     return meta;
+}
+
+void set_paths(Relation rel, Paths paths)
+{
+    WritePages pages(rel);
+    meta_of(pages.lock(kMetaBlock, PageKind::meta))->paths = static_cast<uint8_t>(paths);
+    pages.commit();
 }
 
 Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))

@@ -59,6 +59,7 @@ Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, Cod
 MetaPage make_meta(const Shape &shape);
 // A copy of the meta page.
 MetaPage read_meta(Relation rel, ForkNumber fork = MAIN_FORKNUM);
+void set_paths(Relation rel, Paths paths);
 
 // The value of an indexed column as core sees it; false if it is not indexed (a zero vector under cosine). May detoast into the
 // current context.

@@ -26,20 +26,28 @@ bool contains(const std::vector<uint64_t> &sorted, const ItemPointerData &tid)
 Vacuum::Vacuum(Relation rel, IndexBulkDeleteResult *stats)
     : index_(rel), shape_(index_.shape()), view_(index_, nullptr), linker_(index_, view_), originals_(index_), stats_(stats)
 {
+    whole_ = read_meta(rel).paths == static_cast<uint8_t>(Paths::whole);
 }
 
 void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
 {
     sweep(callback, state);
     find_leaks();
-    if (dead_count_ == 0 && pending_.empty()) return;
+    if (whole_ && dead_count_ == 0 && pending_.empty()) return;
     barrier();
     find_unfinished();
-    if (dead_count_ == 0 && unfinished_.empty()) return;
+    if (whole_ && dead_count_ == 0 && unfinished_.empty()) return;
+    if (!changing_) {
+        WritePages pages(index_.rel());
+        begin_changes(pages);
+        pages.commit();
+    }
     choose_entry();
     reach_all();
-    repair_nodes();
-    reach_all();
+    if (dead_count_ > 0) {
+        repair_nodes();
+        reach_all();
+    }
     for (uint32_t node : stale_) {
         pg_call([] { compat::vacuum_delay(); });
         strip_dead(node, 0);
@@ -48,10 +56,30 @@ void Vacuum::run(IndexBulkDeleteCallback callback, void *state)
         pg_call([] { compat::vacuum_delay(); });
         finish(node);
     }
-    announce_free();
-    barrier();
-    free_nodes();
-    retire_entry();
+    if (dead_count_ > 0) {
+        announce_free();
+        barrier();
+        free_nodes();
+        retire_entry();
+    }
+    end_changes();
+}
+
+// With the change that may be the first after which a row can be lost.
+void Vacuum::begin_changes(WritePages &pages)
+{
+    meta_of(pages.lock(kMetaBlock, PageKind::meta))->paths = static_cast<uint8_t>(Paths::unknown);
+    changing_ = true;
+}
+
+void Vacuum::end_changes()
+{
+    if (some_cut_) return;
+    WritePages pages(index_.rel());
+    MetaPage *meta = meta_of(pages.lock(kMetaBlock, PageKind::meta));
+    if (meta->paths != static_cast<uint8_t>(Paths::unknown)) return;  // an insertion has cut a path meanwhile
+    meta->paths = static_cast<uint8_t>(Paths::whole);
+    pages.commit();
 }
 
 // Pages that are read in place cost what a page found in shared buffers costs. False, for searches: go on.
@@ -193,6 +221,7 @@ void Vacuum::remove_tids(BlockNumber block, const std::vector<uint64_t> &gone)
         if (n->tid_count == 0 && !is_item(n->more_tids)) {
             n->flags |= kNodeDead;
             set_dead(id);
+            if (!changing_) begin_changes(pages);
             changed = true;
         }
         changed |= n->tid_count != before;
@@ -312,9 +341,34 @@ IndexBulkDeleteResult *bulk_delete(IndexVacuumInfo *info, IndexBulkDeleteResult 
     return stats;
 }
 
+namespace {
+
+bool is_dead(ItemPointer, void *) { return false; }
+
+// Whether there is something to mend for a vacuum without dead rows: the graph, or a page that was added and never written. An
+// index of another format is left to who uses it.
+bool wants_mending(Relation rel)
+{
+    {
+        ReadPage page(rel, kMetaBlock);
+        if (!page_is(page, PageKind::meta)) return false;
+        const MetaPage *meta = meta_of(page.page());
+        if (meta->magic != kMagic || meta->version != kVersion) return false;
+        if (meta->paths != static_cast<uint8_t>(Paths::whole)) return true;
+    }
+    const BlockNumber blocks = pg_call([&] { return RelationGetNumberOfBlocks(rel); });
+    return ReadPage(rel, blocks - 1).blank();
+}
+
+}  // namespace
+
 IndexBulkDeleteResult *vacuum_cleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 {
-    if (info->analyze_only || !stats) return stats;
+    if (info->analyze_only) return stats;
+    if (!stats) {
+        if (!wants_mending(info->index)) return nullptr;
+        stats = bulk_delete(info, nullptr, is_dead, nullptr);
+    }
     stats->num_pages = RelationGetNumberOfBlocks(info->index);
     return stats;
 }

@@ -10,8 +10,9 @@
 //   reach      once more, after a barrier, for what insertions did meanwhile (vacuum_reach.cpp); links to dead nodes that are left
 //   go barrier    every insertion ends that may still have dead nodes in hand; searches notice by the epoch in the meta page free
 //   dead nodes become free slots; nothing leads to them any more
-// A vacuum that is cancelled or killed in between leaves an index that answers as before; the next one goes on with what it finds
-// marked. Every loop calls pace() for each page or list that it reads: interrupts, and the delay that vacuum's costs ask for.
+// A vacuum that is cancelled or killed in between leaves an index that answers as before, but for a row that it had cut off and not
+// attached yet. The meta page says so from the first mark on: the next vacuum does all of this, whether rows are dead or not.
+// Every loop calls pace() for each page or list that it reads: interrupts, and the delay that vacuum's costs ask for.
 #pragma once
 
 #include <bitset>
@@ -56,6 +57,8 @@ private:
     std::vector<uint64_t> judge(const std::vector<ItemPointerData> &tids, IndexBulkDeleteCallback callback, void *state);
     bool sweep_chain(uint32_t node, TidReader *chain, IndexBulkDeleteCallback callback, void *state);
     void tell_old_snapshots();
+    void begin_changes(WritePages &pages);
+    void end_changes();
     void remove_tids(BlockNumber block, const std::vector<uint64_t> &gone);
     void barrier();
     void choose_entry();
@@ -88,7 +91,7 @@ private:
     bool wants_search(int level, double lost);
     const std::vector<uint32_t> &stand_ins_of(uint32_t node, int level);
     void forget_stand_ins();
-    bool needs_link(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept);
+    uint32_t other_way(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept);
     void keep_paths(uint32_t node, const std::vector<uint32_t> &before, std::vector<uint32_t> *after);
     std::vector<uint32_t> choose(uint32_t node, const std::vector<uint8_t> &code, Scorer &scorer, size_t max,
                                  std::vector<graph::Candidate> &candidates);
@@ -100,6 +103,7 @@ private:
     void reach_all();
     void flood(uint32_t from, std::vector<bool> &reached);
     std::vector<bool> nodes_there();
+    bool leads_on(uint32_t node);
     void attach(uint32_t node, uint32_t entry, const std::vector<bool> &reached);
     void attach_one(uint32_t node, uint32_t entry, const std::vector<bool> &reached, std::vector<uint32_t> *lost);
     void find_unfinished();
@@ -120,6 +124,9 @@ private:
     IndexBulkDeleteResult *stats_;
     BlockNumber blocks_ = 0;
     bool told_ = false;       // old snapshots, that rows go which they may see
+    bool whole_;              // when this began, paths led to every row
+    bool changing_ = false;   // the meta page says that a vacuum changes the graph
+    bool some_cut_ = false;   // more than could be attached
     std::vector<bool> dead_;  // by node id
     uint64_t dead_count_ = 0;
     uint32_t best_node_ = kNoNode;  // the highest live node that the sweep met
@@ -129,6 +136,7 @@ private:
     uint32_t kept_entry_ = kNoNode;            // a dead entry point that nothing could take the place of
     uint64_t asked_by_chance_ = 0;
     std::vector<uint32_t> way_;  // by node id: the node that the last flood came from; kNoNode: not met. Empty if memory is short.
+    std::vector<Detour> detours_;  // what the list that was repaired last gave up, and what leads there
     std::vector<Offer> offers_;
     std::unordered_map<uint64_t, std::vector<uint32_t>> stand_ins_;  // by node << 8 | level
     std::vector<SeenItem> seen_items_;

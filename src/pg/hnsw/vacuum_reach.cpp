@@ -24,8 +24,9 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
         else
             poll_interrupts();
         const uint32_t node = path.back();
-        const uint32_t n = view_.neighbors(node, 0, links.data());
+        uint32_t n = view_.neighbors(node, 0, links.data());
         if (first && has_dead(links.data(), n)) stale_.push_back(node);
+        if (first && node != from && !leads_on(node)) n = 0;
         first = false;
         const uint32_t *next = std::find_if(links.data(), links.data() + n, [&](uint32_t id) { return mark(id) && !dead(id); });
         first = next != links.data() + n;
@@ -36,6 +37,15 @@ void Vacuum::flood(uint32_t from, std::vector<bool> &reached)
             path.pop_back();
         }
     }
+}
+
+// What is being inserted may still exchange its links, and what never will be goes with the next vacuum. (A new entry point leads
+// to the old one all the same.)
+bool Vacuum::leads_on(uint32_t node)
+{
+    bool pending = false;
+    view_.peek(node, [&](const NodeHeader *n, const uint8_t *) { pending = node_pending(n); });
+    return !pending || unfinished_.count(node);
 }
 
 // No insertion runs at the barrier, and no list is repaired from here on. So a node that is there now and is not met has lost its
@@ -86,6 +96,7 @@ void Vacuum::attach(uint32_t node, uint32_t entry, const std::vector<bool> &reac
     constexpr size_t kMostCut = 16;
     std::vector<uint32_t> lost{node};
     for (size_t i = 0; i < lost.size() && i < kMostCut; ++i) attach_one(lost[i], entry, reached, &lost);
+    some_cut_ |= lost.size() > kMostCut;
 }
 
 void Vacuum::attach_one(uint32_t node, uint32_t entry, const std::vector<bool> &reached, std::vector<uint32_t> *lost)

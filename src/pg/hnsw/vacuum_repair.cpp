@@ -68,6 +68,7 @@ void Vacuum::repair_page(BlockNumber block)
     struct Change {
         uint32_t node;
         std::vector<uint32_t> before, after;
+        std::vector<Detour> detours;
     };
     std::vector<Change> changes;
     {
@@ -78,14 +79,23 @@ void Vacuum::repair_page(BlockNumber block)
             if (!node_answers(n)) continue;
             const uint32_t count = std::min<uint32_t>(n->links, shape_.max_links(0));
             if (has_dead(links_of(n, shape_), count))
-                changes.push_back({id, {links_of(n, shape_), links_of(n, shape_) + count}, {}});
+                changes.push_back({id, {links_of(n, shape_), links_of(n, shape_) + count}, {}, {}});
         }
     }
     if (changes.empty()) return;
     for (Change &c : changes) {
         pace();
+        detours_.clear();
         c.after = repaired_list(c.node, 0, c.before);
+        c.detours.swap(detours_);
     }
+    // Two lists of the page may each count on what the other gives up.
+    auto stands = [&](const char *p, const Detour &d) {
+        if (shape_.block_of(d.by) != block) return true;
+        const NodeHeader *n = node_in(p, shape_, d.by);
+        const uint32_t *list = links_of(n, shape_), *end = list + std::min<uint32_t>(n->links, shape_.max_links(0));
+        return std::find(list, end, d.lost) != end;
+    };
     std::vector<Change *> late;
     WritePages pages(index_.rel());
     char *page = pages.lock(block, PageKind::nodes);
@@ -93,7 +103,8 @@ void Vacuum::repair_page(BlockNumber block)
         NodeHeader *n = node_in(page, shape_, c.node);
         if (!node_answers(n)) continue;
         uint32_t *list = links_of(n, shape_);
-        if (n->links != c.before.size() || !std::equal(c.before.begin(), c.before.end(), list)) {
+        if (n->links != c.before.size() || !std::equal(c.before.begin(), c.before.end(), list) ||
+            !std::all_of(c.detours.begin(), c.detours.end(), [&](const Detour &d) { return stands(page, d); })) {
             late.push_back(&c);  // an insertion changed it
             continue;
         }
@@ -224,26 +235,37 @@ const std::vector<uint32_t> &Vacuum::stand_ins_of(uint32_t node, int level)
     return found;
 }
 
-// Whether a node, once it is not linked from here, may be one that no path leads to: it is where the last flood came to it from
-// here. What that did not meet has come since, and an insertion may have led the way elsewhere.
-bool Vacuum::needs_link(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept)
+// The node that leads to another once that is not linked from here; kNoNode: it may then be one that no path leads to, for it is
+// where the last flood came to it from here. What that did not meet has come since, and an insertion may have led the way
+// elsewhere.
+uint32_t Vacuum::other_way(uint32_t from, uint32_t to, const std::vector<uint32_t> &kept)
 {
     if (to < way_.size() && way_[to] != kNoNode) {
-        if (way_[to] == from) return true;
-        if (linker_.has_detour({&way_[to], 1}, to, 0)) return false;
+        if (way_[to] == from) return kNoNode;
+        if (linker_.has_detour({&way_[to], 1}, to, 0)) return way_[to];
     }
-    return !linker_.has_detour(kept, to, 0);
+    return linker_.find_detour(kept, to, 0).by;
 }
 
-// What the list may not lose stays in it, in the place of the last link that is new.
+// What the list may not lose stays in it, in the place of the last link that is new and that nothing else was given up for. There
+// is one: what is new are as many links at least as are given up.
 void Vacuum::keep_paths(uint32_t node, const std::vector<uint32_t> &before, std::vector<uint32_t> *after)
 {
     auto holds = [](const std::vector<uint32_t> &list, uint32_t id) {
         return std::find(list.begin(), list.end(), id) != list.end();
     };
+    std::vector<uint32_t> counted_on;
+    detours_.clear();
     for (uint32_t id : before) {
-        if (holds(*after, id) || !needs_link(node, id, *after)) continue;
-        auto last_new = std::find_if(after->rbegin(), after->rend(), [&](uint32_t link) { return !holds(before, link); });
+        if (holds(*after, id)) continue;
+        const uint32_t way = other_way(node, id, *after);
+        if (way != kNoNode) {
+            counted_on.push_back(way);
+            detours_.push_back({way, id});
+            continue;
+        }
+        auto last_new = std::find_if(after->rbegin(), after->rend(),
+                                     [&](uint32_t link) { return !holds(before, link) && !holds(counted_on, link); });
         if (last_new != after->rend()) *last_new = id;
     }
 }
