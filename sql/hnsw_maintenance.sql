@@ -159,3 +159,22 @@ CREATE INDEX hm_idx ON hm USING hnsw (v vector_l2_ops);
 INSERT INTO hm SELECT i, array_fill(i * i * 0.1, ARRAY[3000])::real[]::vector FROM generate_series(81, 90) AS i;
 SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> array_fill(37.03::real, ARRAY[3000])::vector LIMIT 100'), pg_temp.problems('hm_idx');
 DROP TABLE hm;
+
+-- A column that loses its dimensions keeps its index, as PostgreSQL asks no access method: it goes on with those that it has, and is not built anew.
+CREATE TABLE hm (id int, v vector(3));
+INSERT INTO hm SELECT i, ARRAY[i, i % 7, i % 5]::vector FROM generate_series(1, 100) AS i;
+CREATE INDEX hm_idx ON hm USING hnsw (v vector_l2_ops);
+SELECT pg_relation_filenode('hm_idx') AS before \gset
+ALTER TABLE hm ALTER COLUMN v TYPE vector;
+SELECT pg_relation_filenode('hm_idx') = :before AS same, dimensions, pg_temp.problems('hm_idx') FROM hnsw_info('hm_idx');
+INSERT INTO hm VALUES (101, '[1,2,4]');
+SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> ''[1,2,3]'' LIMIT 101');
+INSERT INTO hm VALUES (102, '[1,2,3,4]');
+REINDEX INDEX hm_idx;
+SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> ''[1,2,3]'' LIMIT 101'), pg_temp.problems('hm_idx');
+ALTER TABLE hm ALTER COLUMN v TYPE vector(3);
+REINDEX INDEX hm_idx;
+SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> ''[1,2,3]'' LIMIT 101'), pg_temp.problems('hm_idx');
+ALTER TABLE hm ALTER COLUMN v TYPE vector(4) USING array_append(v::real[], 4)::vector(4);
+SELECT dimensions, pg_temp.problems('hm_idx') FROM hnsw_info('hm_idx');
+DROP TABLE hm;
