@@ -10,6 +10,7 @@
 //   size_t max_links()
 //   void prefetch_links(uint32_t id)                                    a hint
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -133,22 +134,63 @@ inline bool looks_astray(const Pool &pool)
     return first > 0 && e[std::min(kAlike, e.size()) - 1].distance - first <= kSpread * first;
 }
 
-// The descent with a pool on each level that holds some of many groups: its last one, nearest first, is in `entries`.
+inline constexpr size_t kWideDescent = 64;  // some of many groups
+
+// The descent with a pool on each level: its last one, nearest first, is in `entries`.
 template <class View, class Stop>
-void descend_widely(View &view, SearchState &s, uint32_t entry, int from, int to, std::vector<uint32_t> &entries, Stop &&stop)
+void descend_widely(View &view, SearchState &s, uint32_t entry, int from, int to, std::vector<uint32_t> &entries, Stop &&stop,
+                    size_t width = kWideDescent)
 {
-    constexpr size_t kWidth = 64;
     const bool keep = s.keep_dropped;
     s.keep_dropped = false;
     entries.assign(1, entry);
     for (int level = from; level > to; --level) {
-        enter(view, s, entries.data(), entries.size(), kWidth);
+        enter(view, s, entries.data(), entries.size(), width);
         search_layer(view, s, level, stop);
         entries.clear();
         for (const Pool::Entry &e : s.pool.entries()) entries.push_back(e.id);
         if (entries.empty()) entries.push_back(entry);
     }
     s.keep_dropped = keep;
+}
+
+// ---- ties --------------------------------------------------------------------------------------------------------------------
+
+// Whether most of a pool are as far as others of it, but for rounding, as bits and small integers are.
+inline bool has_ties(const Pool &pool)
+{
+    constexpr size_t kFewest = 8;
+    constexpr float kRounding = 1e-5f;
+    const auto &e = pool.entries();
+    size_t equal = 0;
+    for (size_t i = 1; i < e.size(); ++i) equal += e[i].distance - e[i - 1].distance <= kRounding * std::abs(e[i].distance);
+    return e.size() >= kFewest && equal * 2 >= e.size();
+}
+
+// Goes on with the search that filled the pool, from more nodes.
+template <class View, class Stop>
+void search_on(View &view, SearchState &s, const uint32_t *entries, size_t n, int level, Stop &&stop)
+{
+    s.prepare(std::max(n, view.max_links() + 1));
+    size_t fresh = 0;
+    for (size_t i = 0; i < n; ++i)
+        if (s.visited.insert(entries[i])) s.ids[fresh++] = entries[i];
+    if (fresh == 0) return;
+    detail::score_into_pool(view, s, fresh);
+    search_layer(view, s, level, stop);
+}
+
+// Links among equals are few of many: what one level lacks, another has. A search that met ties goes on from what is nearest on
+// the levels above.
+template <class View, class Stop>
+void search_from_above(View &view, SearchState &s, uint32_t entry, int from, int to, size_t width, Stop &&stop)
+{
+    SearchState above;
+    std::vector<uint32_t> entries;
+    descend_widely(view, above, entry, from, to, entries, stop, width);
+    s.stats.expanded += above.stats.expanded;
+    s.stats.scored += above.stats.scored;
+    search_on(view, s, entries.data(), entries.size(), to, stop);
 }
 
 // What a node of several levels met on the level above, added to what it found on this one: others of its group may fill the pool

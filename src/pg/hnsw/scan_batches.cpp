@@ -36,7 +36,10 @@ void Scan::first_batch(IndexScanDesc scan)
         const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
         graph::enter(view, search_, from, 2, width());
         graph::search_layer(view, search_, 0, poll_interrupts);
-        if (entry.level > 0 && graph::looks_astray(search_.pool)) search_widely(view, entry, from[0]);
+        if (entry.level > 0 && graph::looks_astray(search_.pool))
+            search_widely(view, entry, from[0]);
+        else if (entry.level > 0 && !indifferent_ && graph::has_ties(search_.pool))
+            graph::search_from_above(view, search_, entry.node, entry.level, 0, width(), poll_interrupts);
         // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
         const Entry after = index_.entry();
         if (after.free_epoch == entry.free_epoch) break;

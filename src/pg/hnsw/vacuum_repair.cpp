@@ -196,7 +196,7 @@ std::vector<uint32_t> Vacuum::repaired_list(uint32_t node, int level, const std:
         candidates_by_search(node, level, live, &candidates);
     score(live, &candidates);
     view_.set_scorer(nullptr);
-    std::vector<uint32_t> chosen = choose(node, code, *scorer, list.size(), candidates);
+    std::vector<uint32_t> chosen = choose(node, code, *scorer, shape_.max_links(level), candidates);
     if (level == 0) keep_paths(node, live, &chosen);
     return chosen;
 }
@@ -304,14 +304,15 @@ void Vacuum::score(const std::vector<uint32_t> &ids, std::vector<graph::Candidat
         if (counts[i]) out->push_back({distance[i], ids[i]});
 }
 
-// Adds what a search from the entry finds, but for what is known.
+// Adds what a search from the entry finds, but for what is known. The node itself is found too; and where a list has room for all
+// that a search keeps, the heuristic has no choice.
 void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<uint32_t> &known, std::vector<graph::Candidate> *out)
 {
     const Entry entry = index_.entry();
     if (entry.node == kNoNode || entry.level < level) return;
     const auto stop = [this] { return pace(); };
     const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, stop), entry.node};
-    graph::enter(view_, search_, from, 2, shape_.ef_construction);
+    graph::enter(view_, search_, from, 2, std::max<size_t>(shape_.ef_construction + 1, 2 * shape_.max_links(level)));
     graph::search_layer(view_, search_, level, stop);
     std::unordered_set<uint32_t> seen(known.begin(), known.end());
     seen.insert(node);
