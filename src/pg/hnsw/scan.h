@@ -72,7 +72,7 @@ private:
     Pending take_pending();
     bool refines(const Pending &p) const { return index_.shape().second_bytes > 0 && !p.refined && !indifferent_; }
     void refine(const Pending &p, const PayloadOf &payload);
-    // Twice the error beyond a refined distance: nothing that begins there is nearer.
+    // Twice the error beyond a distance: nothing that begins there is nearer.
     static double end_of(const Pending &p) { return p.upper + (double{p.upper} - p.lower) / 2; }
     bool is_alone(const Pending &p) const;
 

@@ -82,9 +82,9 @@ void Scan::settle(IndexScanDesc scan)
     }
     std::optional<double> exact = distance;
     const bool open = !index_.codec().exact() || p.refined;
-    if (p.refined && (is_alone(p) || !heap(scan))) {
+    if (open && (is_alone(p) || !heap(scan))) {
         exact = end_of(p);  // no nearer than it is: what comes late is measured against this
-    } else if (open && heap(scan)) {
+    } else if (open) {
         // The first of its tuples that the snapshot shows tells the distance.
         exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
         while (!exact && chain.more()) {
@@ -124,7 +124,7 @@ void Scan::refine(const Pending &p, const PayloadOf &payload)
     add_pending({distance - error, p.distance, p.node, true, distance + error});
 }
 
-// Whether the place of a refined candidate, the first of those that are left, is certain without the heap.
+// Whether the place of a candidate, the first of those that are left, is certain without the heap.
 bool Scan::is_alone(const Pending &p) const
 {
     if (odd_) return false;
