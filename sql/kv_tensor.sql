@@ -124,6 +124,11 @@ SELECT t, count(*) FROM unnest(ARRAY['{1,2}', 'f16{1,2}', '{{1,2}}', '{1,2}', '{
 SELECT count(*) AS pairs FROM tensors a JOIN copied b ON a.t = b.t;
 SELECT kv.tensor_hash('{1,2}') = kv.tensor_hash('f32[2]{1,2}') AS same, kv.tensor_hash('{1,2}') <> kv.tensor_hash('{{1,2}}') AS shape, kv.tensor_hash_extended('{1,2}', 0)::bit(32) = kv.tensor_hash('{1,2}')::bit(32) AS extended,
        kv.tensor_hash_extended('{1,2}', 1) <> kv.tensor_hash_extended('{1,2}', 2) AS seed;
+-- indexes and partitions keep hashes: of any size it is the server's, of head and bytes
+SELECT count(*) AS tensors, bool_and(kv.tensor_hash_extended(t, seed) = hash_record_extended(ROW(kv.bytes(t)), hash_record_extended(ROW(head), seed))) AS same
+  FROM (SELECT convert_to(repeat('The bytes of a tensor. ', 400000), 'UTF8') AS bytes OFFSET 0) text CROSS JOIN (VALUES (0), (2097148)) size (least) CROSS JOIN generate_series(0, 6) more CROSS JOIN (VALUES (0), (-7)) seeds (seed),
+       LATERAL (SELECT kv.tensor(substr(bytes, 1, 2 * (least + more)), ARRAY[least + more], 'f16') AS t OFFSET 0) tensors, LATERAL (SELECT kv.tensor_send(t) AS wire OFFSET 0) sent,
+       LATERAL (SELECT substr(wire, 3, 1) || substr(wire, 2, 1) || '\x0000' || substr(wire, 8, 1) || substr(wire, 7, 1) || substr(wire, 6, 1) || substr(wire, 5, 1) || decode(repeat('00', 16), 'hex') AS head OFFSET 0) heads;
 SELECT kv.max_error('{1,2,-3}', 'f16{1,2.5,-2.75}'), kv.max_error('{-Infinity,1}', '{-Infinity,1}'), kv.max_error('{Infinity}', '{-Infinity}'), kv.max_error('{NaN,9}', '{1,1}'), kv.max_error('{}', '{}');
 SELECT kv.relative_error('{3,4}', '{3,5}')::numeric(10,8) AS r, kv.relative_error('{0}', '{0}') AS zero, kv.relative_error('{1}', '{0}') AS inf, kv.relative_error('{NaN}', '{1}') AS nan;
 SELECT kv.max_error(a, b), kv.relative_error(a, a) FROM (SELECT array_agg(i)::kv.tensor AS a, array_agg(i + CASE WHEN i = 1999 THEN 0.5 ELSE 0 END)::kv.tensor AS b FROM generate_series(1, 2000) AS i) AS t;

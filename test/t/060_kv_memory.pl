@@ -1,5 +1,6 @@
 # What a session keeps and what it shows: memory that a call takes is given back by the call, so that thousands of calls of each function in
-# one statement leave nothing; and a library that watches which tables are read sees those of a cache.
+# one statement leave nothing; and a library that watches which tables are read sees those of a cache. Values of hundreds of megabytes can
+# be interrupted wherever they are worked on.
 use strict;
 use warnings;
 use FindBin;
@@ -77,6 +78,32 @@ ok_cache($node, $_) foreach qw(chat loose);
 	}
 	$session->quit;
 	cmp_ok(($kept[-1] - $kept[0]) / $each / ($rounds - 1), '<=', 1000, 'dropped in another session: bytes a cache');
+}
+
+# How long nothing looks for interrupts, in processor time of the backend (lib/poll_gap.c).
+SKIP:
+{
+	my ($library, $include) = ($node->basedir . '/poll_gap.so', `pg_config --includedir-server`);
+	chomp $include;
+	skip 'no C compiler or no headers', 15 if system("cc -w -O1 -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/poll_gap.c' -lrt 2>/dev/null");
+	$node->safe_psql('postgres', "CREATE FUNCTION poll_gap_start() RETURNS void LANGUAGE c AS '$library'; CREATE FUNCTION poll_gap_stop() RETURNS text LANGUAGE c AS '$library'");
+	my $most = 50;
+	# An assignment hands values on as they are, where a statement would copy them.
+	my @calls = ((map { [ $_->[0], $_->[1] ] } [ slice => 'kv.dtype(kv.slice(t, 0, 1, 8000))' ], [ 'slice of columns' => 'kv.dtype(kv.slice(t, 1, 1, 8000))' ], [ 'at' => 'kv.dtype(kv.at(kv.reshape(t, ARRAY[1, 8192, 8192]), 0))' ],
+		[ concat => 'kv.dtype(kv.concat(t, t, 1))' ], [ reshape => "kv.dtype(kv.reshape(t, ARRAY[-1, 2]))" ], [ 'to bf16' => "kv.dtype(kv.\"cast\"(t, 'bf16'))" ], [ 'to f16' => "kv.dtype(kv.\"cast\"(t, 'f16'))" ],
+		[ 'from bf16 to f16' => "kv.dtype(kv.\"cast\"(kv.\"cast\"(t, 'bf16'), 'f16'))" ], [ bytes => 'octet_length(kv.bytes(t))' ], [ send => 'octet_length(kv.tensor_send(t))' ], [ array => 'cardinality(t::real[])' ],
+		[ 'from an array' => 'kv.dtype((t::real[])::kv.tensor)' ], [ equality => 'kv.tensor_eq(t, kv.reshape(t, ARRAY[8192, 8192]))' ], [ hash => 'kv.tensor_hash_extended(t, 1)' ], [ error => 'kv.max_error(t, t)' ]));
+	foreach my $group ([ "t kv.tensor", "t := kv.tensor(b, ARRAY[8192, 8192], 'f32')", '268435456', @calls ])
+	{
+		my ($declare, $make, $bytes, @what) = @$group;
+		my $run = join("\n", map { "PERFORM poll_gap_start(); d := $_->[1]; RAISE NOTICE '$_->[0]: gap % ', poll_gap_stop();" } @what);
+		my ($status, $out, $err) = $node->psql('postgres', "DO \$\$ DECLARE b bytea := '\\x0000803f'; $declare; d text; BEGIN WHILE octet_length(b) < $bytes LOOP b := b || b; END LOOP; $make; b := NULL;\n$run\nEND \$\$");
+		foreach my $call (@what)
+		{
+			my ($gap) = $err =~ /\Q$call->[0]\E: gap ([\d.]+)/;
+			ok(defined $gap && $gap <= $most, "$call->[0]: at most $most ms without looking for interrupts") or diag($err);
+		}
+	}
 }
 
 # The hook is built here; without a compiler there is nothing to look at.

@@ -137,6 +137,7 @@ TEST(TensorText, AsksAgainAndAgain)
     EXPECT_GE(steps(numbers + "}"), 15);
     EXPECT_GE(steps(std::string(kLong, ' ') + "{1}"), 15);
     EXPECT_GE(steps("{1}" + std::string(kLong, '\n')), 15);
+    EXPECT_GE(steps("{1" + std::string(kLong, ' ') + ",2}"), 15);
     EXPECT_EQ(steps("{1,2,3}"), 0);
     EXPECT_THROW(parse_tensor(numbers + "}", [] { throw std::runtime_error("enough"); }), std::runtime_error);
     const ParsedTensor parsed = parse_tensor(numbers + "}");

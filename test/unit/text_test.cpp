@@ -347,5 +347,31 @@ TEST(Limits, SayWhatIsWrong)
     expect_error([] { throw_underflow(); }, Errc::numeric_overflow, "value out of range: underflow");
 }
 
+int polls;
+
+// Millions of blanks are passed in pieces, wherever they stand.
+TEST(Text, BlanksArePassedInPieces)
+{
+    const std::string blanks(size_t{10} << 20, ' ');
+    const auto count = [] { ++polls; };
+    float values[2];
+    uint16_t halves[2];
+    SparseElement elements[2];
+    for (const auto &[before, after] : {std::pair{blanks, std::string()}, std::pair{std::string(), blanks}}) {
+        polls = 0;
+        EXPECT_EQ(parse_vector((before + "[1,2]" + after).c_str(), values, count), 2);
+        EXPECT_GE(polls, 12);
+        polls = 0;
+        EXPECT_EQ(parse_halfvec((before + "[1,2]" + after).c_str(), halves, count), 2);
+        EXPECT_GE(polls, 12);
+        polls = 0;
+        EXPECT_EQ(parse_sparsevec((before + "{1:1}/2" + after).c_str(), elements, count).nnz, 1);
+        EXPECT_GE(polls, 12);
+        polls = 0;
+        EXPECT_EQ(max_elements((before + "[1,2]" + after).c_str(), 5, count), 2u);
+        EXPECT_GE(polls, 4);
+    }
+}
+
 }  // namespace
 }  // namespace vkv

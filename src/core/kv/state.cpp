@@ -56,16 +56,18 @@ StateView view_state(const void *state, size_t bytes, Errc code)
     return {header.rows, header.dim, m, m + header.rows, m + 2 * static_cast<size_t>(header.rows)};
 }
 
-void check_state(const StateView &state, Errc code)
+void check_state(const StateView &state, Errc code, Poll poll)
 {
-    for (size_t row = 0; row < state.rows; ++row) {
-        const float m = state.m[row], l = state.l[row], *o = state.o + row * state.dim;
-        const bool unseen = m == -std::numeric_limits<float>::infinity() && l == 0 && all_zero(o, state.dim);
-        const bool seen = std::isfinite(m) && std::isfinite(l) && l > 0 && all_finite(o, state.dim);
-        if (!seen && !unseen)
-            throw Error(code, "row " + std::to_string(row + 1) + " of an attention state is none: m " + std::to_string(m) + ", l " +
-                                  std::to_string(l));
-    }
+    by_pieces(state.rows, piece_of(sizeof(float) * state.dim), poll, [&](size_t first, size_t rows) {
+        for (size_t row = first; row < first + rows; ++row) {
+            const float m = state.m[row], l = state.l[row], *o = state.o + row * state.dim;
+            const bool unseen = m == -std::numeric_limits<float>::infinity() && l == 0 && all_zero(o, state.dim);
+            const bool seen = std::isfinite(m) && std::isfinite(l) && l > 0 && all_finite(o, state.dim);
+            if (!seen && !unseen)
+                throw Error(code, "row " + std::to_string(row + 1) + " of an attention state is none: m " + std::to_string(m) +
+                                      ", l " + std::to_string(l));
+        }
+    });
 }
 
 void init_state(uint32_t rows, uint32_t dim, void *out)

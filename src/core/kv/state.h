@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/kv/tensor.h"
+#include "core/poll.h"
 
 namespace vkv::kv {
 
@@ -40,7 +41,7 @@ size_t state_bytes(uint32_t rows, uint32_t dim);
 StateView view_state(const void *state, size_t bytes, Errc code = Errc::invalid_binary);
 
 // Checks the values; throws Error(code) that names the first row that is no state.
-void check_state(const StateView &state, Errc code = Errc::invalid_binary);
+void check_state(const StateView &state, Errc code = Errc::invalid_binary, Poll poll = nullptr);
 
 // Everything of the header but the varlena word, and a state that has seen nothing behind it: state_bytes(rows, dim) bytes.
 void init_state(uint32_t rows, uint32_t dim, void *out);

@@ -1,6 +1,7 @@
 // The grammar of tensor_text.h. Values go into the tensor's bytes as they are read, so a text is walked once.
 #include "core/kv/tensor_text.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -15,6 +16,7 @@ namespace {
 constexpr const char *kTypeName = "kv.tensor";
 constexpr size_t kLongestNumber = 1 << 16;  // nothing asks for interrupts within one
 constexpr size_t kPollEvery = 1 << 13;      // numbers written
+constexpr size_t kMostText = 0x3FFFFFFE;    // bytes of a text of PostgreSQL
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 bool is_letter(char c) { return lower(c) >= 'a' && lower(c) <= 'z'; }
@@ -268,6 +270,23 @@ TensorView ParsedTensor::view() const
     return view;
 }
 
+namespace {
+
+// Room for all numbers that there can be.
+size_t most_bytes(std::string_view text, Dtype dtype, const TextPoll &poll)
+{
+    constexpr size_t kPiece = size_t{1} << 22;
+    size_t numbers = 1;
+    for (size_t at = 0; at < text.size(); at += kPiece) {
+        if (at > 0 && poll) poll();
+        const std::string_view piece = text.substr(at, kPiece);
+        numbers += static_cast<size_t>(std::count(piece.begin(), piece.end(), ','));
+    }
+    return std::min(numbers * dtype_bytes(dtype), kMaxTensorBytes);
+}
+
+}  // namespace
+
 ParsedTensor parse_tensor(std::string_view text, const TextPoll &poll)
 {
     TextCursor cursor(text, kTypeName, poll);
@@ -281,6 +300,7 @@ ParsedTensor parse_tensor(std::string_view text, const TextPoll &poll)
     }
     ParsedTensor given = tensor;
     const bool has_shape = read_shape(&cursor, &given);
+    tensor.data.reserve(most_bytes(text, tensor.dtype, poll));
     ListReader(&cursor, &tensor).read();
     if (cursor.peek() != '\0' || cursor.at() != text.size()) cursor.malformed("Text after the end of the tensor.");
     if (!has_shape) return tensor;
@@ -306,9 +326,24 @@ void append_number(Dtype dtype, const void *data, size_t index, std::string *out
     out->append(digits, written.ptr);
 }
 
+std::string text_of_numbers(size_t n)
+{
+    constexpr size_t kLong = 16;  // of most numbers
+    std::string text;
+    text.reserve(std::min(n, kMostText / kLong) * kLong);
+    return text;
+}
+
+void check_text_size(const std::string &text)
+{
+    if (text.size() > kMostText)
+        throw Error(Errc::limit_exceeded, "a text of more than " + std::to_string(kMostText) + " bytes is too large");
+}
+
 std::string tensor_text(const TensorView &tensor, const TextPoll &poll)
 {
-    std::string text = dtype_name(tensor.dtype);
+    std::string text = text_of_numbers(tensor.elements());
+    text += dtype_name(tensor.dtype);
     text += '[';
     for (int i = 0; i < tensor.dims; ++i) text += (i ? "," : "") + std::to_string(tensor.shape[i]);
     text += "]{";
@@ -316,7 +351,9 @@ std::string tensor_text(const TensorView &tensor, const TextPoll &poll)
     for (size_t i = 0; i < n; ++i) {
         if (i) text += ',';
         append_number(tensor.dtype, tensor.data, i, &text);
-        if (poll && (i + 1) % kPollEvery == 0) poll();
+        if ((i + 1) % kPollEvery != 0) continue;
+        check_text_size(text);
+        if (poll) poll();
     }
     text += '}';
     return text;

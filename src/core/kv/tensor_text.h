@@ -34,6 +34,10 @@ using TextPoll = std::function<void()>;
 ParsedTensor parse_tensor(std::string_view text, const TextPoll &poll = {});
 std::string tensor_text(const TensorView &tensor, const TextPoll &poll = {});
 
+// An empty text with room for so many numbers: growing would copy hundreds of megabytes. And: not more than PostgreSQL takes.
+std::string text_of_numbers(size_t n);
+void check_text_size(const std::string &text);
+
 // Numbers, for the text of other types too.
 void append_number(Dtype dtype, const void *data, size_t index, std::string *out);
 

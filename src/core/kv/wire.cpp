@@ -74,14 +74,14 @@ size_t tensor_wire_bytes(const TensorView &tensor)
     return kTensorWireHeader + 4 * static_cast<size_t>(tensor.dims) + tensor.bytes();
 }
 
-void write_tensor(const TensorView &tensor, uint8_t *out)
+void write_tensor(const TensorView &tensor, uint8_t *out, Poll poll)
 {
     *out++ = 1;
     *out++ = static_cast<uint8_t>(tensor.dtype);
     *out++ = static_cast<uint8_t>(tensor.dims);
     *out++ = 0;
     for (int i = 0; i < tensor.dims; ++i, out += 4) store32(tensor.shape[i], out);
-    if (tensor.bytes()) std::memcpy(out, tensor.data, tensor.bytes());
+    copy_bytes(out, tensor.data, tensor.bytes(), poll);
 }
 
 // ---- tiles -----------------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ size_t state_bytes_of_wire(Bytes wire)
     return sizeof(StateHeader) + values;
 }
 
-void read_state(Bytes wire, void *out)
+void read_state(Bytes wire, void *out, Poll poll)
 {
     const size_t bytes = state_bytes_of_wire(wire);
     auto &header = *static_cast<StateHeader *>(out);
@@ -278,30 +278,34 @@ void read_state(Bytes wire, void *out)
     header.reserved = 0;
     header.rows = load32(wire.data() + 4);
     header.dim = load32(wire.data() + 8);
-    std::memcpy(static_cast<uint8_t *>(out) + sizeof(StateHeader), wire.data() + kStateWireHeader, bytes - sizeof(StateHeader));
-    check_state(view_state(out, bytes));
+    copy_bytes(static_cast<uint8_t *>(out) + sizeof(StateHeader), wire.data() + kStateWireHeader, bytes - sizeof(StateHeader),
+               poll);
+    check_state(view_state(out, bytes), Errc::invalid_binary, poll);
 }
 
 size_t state_wire_bytes(const StateView &state) { return kStateWireHeader + sizeof(float) * state.floats(); }
 
-void write_state(const StateView &state, uint8_t *out)
+void write_state(const StateView &state, uint8_t *out, Poll poll)
 {
     store16(kStateVersion, out);
     store16(0, out + 2);
     store32(state.rows, out + 4);
     store32(state.dim, out + 8);
-    std::memcpy(out + kStateWireHeader, state.m, sizeof(float) * state.floats());
+    copy_bytes(out + kStateWireHeader, state.m, sizeof(float) * state.floats(), poll);
 }
 
 std::string state_text(const StateView &state, const TextPoll &poll)
 {
     constexpr size_t kPollEvery = 1 << 13;
-    std::string text = "{" + std::to_string(state.rows) + "," + std::to_string(state.dim);
+    std::string text = text_of_numbers(state.floats());
+    text += "{" + std::to_string(state.rows) + "," + std::to_string(state.dim);
     const auto list = [&](const float *values, size_t n) {
         for (size_t i = 0; i < n; ++i) {
             text += i ? ',' : ';';
             append_number(Dtype::f32, values, i, &text);
-            if (poll && (i + 1) % kPollEvery == 0) poll();
+            if ((i + 1) % kPollEvery != 0) continue;
+            check_text_size(text);
+            if (poll) poll();
         }
     };
     list(state.m, state.rows);
@@ -320,14 +324,16 @@ std::vector<uint8_t> parse_state(std::string_view text, const TextPoll &poll)
     // Two characters a number at least: a text that promises more than it has asks for no memory.
     const size_t floats = rows * (2 + dim);
     if (2 * floats > text.size()) cursor.malformed("Expected " + std::to_string(floats) + " numbers.");
-    std::vector<uint8_t> wire(kStateWireHeader + sizeof(float) * floats);
+    std::vector<uint8_t> wire(kStateWireHeader);
+    wire.reserve(kStateWireHeader + sizeof(float) * floats);
     store16(kStateVersion, wire.data());
     store32(static_cast<uint32_t>(rows), wire.data() + 4);
     store32(static_cast<uint32_t>(dim), wire.data() + 8);
     for (size_t i = 0; i < floats; ++i) {
         cursor.expect(i == 0 || i == rows || i == 2 * rows ? ';' : ',');
         const float value = cursor.number();
-        std::memcpy(wire.data() + kStateWireHeader + sizeof value * i, &value, sizeof value);
+        const auto *bytes = reinterpret_cast<const uint8_t *>(&value);
+        wire.insert(wire.end(), bytes, bytes + sizeof value);
     }
     cursor.expect('}');
     if (cursor.peek() != '\0' || cursor.at() != text.size()) cursor.malformed("Text after the end of the state.");

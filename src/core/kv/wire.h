@@ -22,6 +22,7 @@
 #include "core/kv/tensor.h"
 #include "core/kv/tensor_text.h"
 #include "core/kv/tile.h"
+#include "core/poll.h"
 
 namespace vkv::kv {
 
@@ -32,7 +33,7 @@ using Bytes = std::span<const uint8_t>;
 // data points into the wire form (not aligned); copy bytes() of it.
 TensorView read_tensor(Bytes wire);
 size_t tensor_wire_bytes(const TensorView &tensor);
-void write_tensor(const TensorView &tensor, uint8_t *out);
+void write_tensor(const TensorView &tensor, uint8_t *out, Poll poll = nullptr);
 
 // Bytes that the tile needs in memory, varlena word included.
 size_t tile_bytes_of_wire(Bytes wire);
@@ -43,9 +44,10 @@ std::string tile_text(const void *tile, size_t bytes);
 std::vector<uint8_t> parse_tile(std::string_view text);  // its wire form, for read_tile
 
 size_t state_bytes_of_wire(Bytes wire);
-void read_state(Bytes wire, void *out);  // out: 4-aligned, state_bytes_of_wire(wire) bytes; the varlena word is left alone
+// out: 4-aligned, state_bytes_of_wire(wire) bytes; the varlena word is left alone
+void read_state(Bytes wire, void *out, Poll poll = nullptr);
 size_t state_wire_bytes(const StateView &state);
-void write_state(const StateView &state, uint8_t *out);
+void write_state(const StateView &state, uint8_t *out, Poll poll = nullptr);
 std::string state_text(const StateView &state, const TextPoll &poll = {});
 std::vector<uint8_t> parse_state(std::string_view text, const TextPoll &poll = {});  // its wire form, for read_state
 

@@ -36,11 +36,15 @@ struct Number {
 
 class Cursor {
 public:
-    Cursor(const char *text, const char *type) : text_(text), end_(text + std::strlen(text)), at_(text), type_(type) {}
+    Cursor(const char *text, const char *type, Poll poll)
+        : text_(text), end_(text + text_length(text, poll)), at_(text), type_(type), poll_(poll)
+    {
+    }
 
     void skip_space()
     {
-        while (is_space(*at_)) ++at_;
+        for (; is_space(*at_); ++at_)
+            if (++blanks_ % kBlanks == 0 && poll_) poll_();
     }
     bool accept(char c)
     {
@@ -91,8 +95,12 @@ public:
     }
 
 private:
+    static constexpr size_t kBlanks = size_t{1} << 20;
+
     const char *text_, *end_, *at_;
     const char *type_;
+    Poll poll_;
+    size_t blanks_ = 0;
 };
 
 struct FloatElement {
@@ -120,9 +128,9 @@ struct HalfElement {
 };
 
 template <typename Element>
-int parse_dense(const char *text, typename Element::Stored *out)
+int parse_dense(const char *text, typename Element::Stored *out, Poll poll)
 {
-    Cursor cursor(text, Element::kType);
+    Cursor cursor(text, Element::kType, poll);
     cursor.skip_space();
     if (!cursor.accept('[')) cursor.malformed("Vector contents must start with \"[\".");
     cursor.skip_space();
@@ -158,21 +166,23 @@ SparseElement parse_sparse_element(Cursor *cursor)
 
 }  // namespace
 
-size_t max_elements(const char *text, size_t limit)
+size_t max_elements(const char *text, size_t limit, Poll poll)
 {
-    size_t elements = 1 + static_cast<size_t>(std::count(text, text + std::strlen(text), ','));
+    size_t elements = 1;
+    by_pieces(text_length(text, poll), kPollBytes, poll,
+              [&](size_t at, size_t n) { elements += static_cast<size_t>(std::count(text + at, text + at + n, ',')); });
     return std::min(elements, limit);
 }
 
-int parse_vector(const char *text, float *out) { return parse_dense<FloatElement>(text, out); }
+int parse_vector(const char *text, float *out, Poll poll) { return parse_dense<FloatElement>(text, out, poll); }
 
-int parse_halfvec(const char *text, uint16_t *out) { return parse_dense<HalfElement>(text, out); }
+int parse_halfvec(const char *text, uint16_t *out, Poll poll) { return parse_dense<HalfElement>(text, out, poll); }
 
-SparseShape parse_sparsevec(const char *text, SparseElement *out)
+SparseShape parse_sparsevec(const char *text, SparseElement *out, Poll poll)
 {
     // every element counts against the limit here, also those that turn out to be 0
-    if (max_elements(text, kMaxSparseNnz + 1) > kMaxSparseNnz) check_sparse_nnz(kMaxSparseNnz + 1, kMaxSparseDim);
-    Cursor cursor(text, kSparsevecName);
+    if (max_elements(text, kMaxSparseNnz + 1, poll) > kMaxSparseNnz) check_sparse_nnz(kMaxSparseNnz + 1, kMaxSparseDim);
+    Cursor cursor(text, kSparsevecName, poll);
     SparseShape shape{0, 0};
     cursor.skip_space();
     if (!cursor.accept('{')) cursor.malformed("Vector contents must start with \"{\".");

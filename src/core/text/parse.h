@@ -11,14 +11,16 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/poll.h"
+
 namespace vkv {
 
 // One more than the commas, at most limit: the parsers below store no more elements.
-size_t max_elements(const char *text, size_t limit);
+size_t max_elements(const char *text, size_t limit, Poll poll = nullptr);
 
 // Return the number of dimensions; out has room for max_elements(text, kMaxDim).
-int parse_vector(const char *text, float *out);
-int parse_halfvec(const char *text, uint16_t *out);
+int parse_vector(const char *text, float *out, Poll poll = nullptr);
+int parse_halfvec(const char *text, uint16_t *out, Poll poll = nullptr);
 
 struct SparseElement {
     int32_t index;  // from 0; not yet checked
@@ -31,7 +33,7 @@ struct SparseShape {
 };
 
 // out has room for max_elements(text, kMaxSparseNnz). Elements come in the order of the text; see place_elements.
-SparseShape parse_sparsevec(const char *text, SparseElement *out);
+SparseShape parse_sparsevec(const char *text, SparseElement *out, Poll poll = nullptr);
 
 // Sorts the elements and writes them to indices and values, [shape.nnz] each; throws if an index is out of bounds or twice there.
 void place_elements(SparseElement *elements, SparseShape shape, int32_t *indices, float *values);

@@ -34,6 +34,8 @@ private:
 
 int sqlstate_of(Errc code) noexcept;
 
+void look_for_interrupts();  // what core calls now and then (core/poll.h)
+
 namespace detail {
 
 // An error that waits until all destructors have run. Trivial, so that a long jump may pass it.

@@ -7,6 +7,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/arguments.h"
 #include "pg/kv/call.h"
 #include "pg/kv/change.h"
 #include "pg/kv/foreign_code.h"
@@ -29,7 +30,7 @@ void check_tensor(const Cache *c, const char *what, const TensorView &t, int dim
 {
     const uint32_t layers = static_cast<uint32_t>(c->layers), heads = static_cast<uint32_t>(c->kv_heads);
     if (t.dims == 4 && t.shape[0] == layers && t.shape[1] == heads && t.shape[3] == static_cast<uint32_t>(dim)) {
-        const size_t bad = first_not_finite_f16(t.dtype, t.data, t.elements());
+        const size_t bad = first_not_finite(t);
         if (bad == t.elements()) return;
         char text[300];
         const size_t d = t.shape[3], n = t.shape[2];
@@ -50,7 +51,9 @@ void check_tensor(const Cache *c, const char *what, const TensorView &t, int dim
 void note_rounding(Cache *c, const TensorView &t)
 {
     if (c->said_rounding || t.dtype != Dtype::bf16) return;
-    const size_t inexact = inexact_bf16(t.data, t.elements());
+    size_t inexact = 0;
+    by_pieces(t.elements(), piece_of(sizeof(uint64_t)), look_for_interrupts,
+              [&](size_t first, size_t count) { inexact += inexact_bf16(static_cast<const uint16_t *>(t.data) + first, count); });
     if (inexact == 0) return;
     c->said_rounding = true;
     ereport(NOTICE, errmsg("%zu of %zu bf16 numbers are rounded in cache \"%s\", which keeps f16", inexact, t.elements(), c->name),

@@ -68,7 +68,7 @@ std::string place_text(const TensorView &tensor, size_t index)
 const uint16_t *finite_halves(const TensorView &tensor, const char *name)
 {
     const size_t n = tensor.elements();
-    const size_t bad = first_not_finite_f16(tensor.dtype, tensor.data, n);
+    const size_t bad = first_not_finite(tensor);
     if (bad < n) {
         const float value = element(tensor.dtype, tensor.data, bad);
         const std::string place = place_text(tensor, bad);
@@ -78,8 +78,23 @@ const uint16_t *finite_halves(const TensorView &tensor, const char *name)
                     message("%g in %s at %s is out of range for half precision", static_cast<double>(value), name, place.c_str()));
     }
     auto *halves = pg_call([&] { return static_cast<uint16_t *>(palloc(n * sizeof(uint16_t))); });
-    to_f16(tensor.dtype, tensor.data, halves, n);
+    by_pieces(n, piece_of(sizeof(float)), look_for_interrupts, [&](size_t first, size_t count) {
+        to_f16(tensor.dtype, static_cast<const char *>(tensor.data) + first * dtype_bytes(tensor.dtype), halves + first, count);
+    });
     return halves;
+}
+
+size_t first_not_finite(const TensorView &tensor)
+{
+    const size_t n = tensor.elements();
+    size_t bad = n;
+    by_pieces(n, piece_of(sizeof(float)), look_for_interrupts, [&](size_t first, size_t count) {
+        if (bad < n) return;
+        const void *part = static_cast<const char *>(tensor.data) + first * dtype_bytes(tensor.dtype);
+        const size_t found = first_not_finite_f16(tensor.dtype, part, count);
+        if (found < count) bad = first + found;
+    });
+    return bad;
 }
 
 Datum make_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
@@ -103,7 +118,7 @@ Datum copy_cstring(const std::string &text)
 {
     if (text.size() >= MaxAllocSize) throw Error(Errc::limit_exceeded, message("a text of %zu bytes is too large", text.size()));
     char *copy = pg_call([&] { return static_cast<char *>(palloc(text.size() + 1)); });
-    memcpy(copy, text.c_str(), text.size() + 1);
+    copy_data(copy, text.c_str(), text.size() + 1);
     return CStringGetDatum(copy);
 }
 

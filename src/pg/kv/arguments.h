@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "core/poll.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/values.h"
@@ -42,10 +43,9 @@ Datum make_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
 bytea *new_bytea(size_t bytes);               // throws Error(limit_exceeded) beyond PostgreSQL's limit
 Datum copy_cstring(const std::string &text);  // likewise
 
-// For core, which calls it now and then.
-inline void look_for_interrupts()
-{
-    pg_call([] { CHECK_FOR_INTERRUPTS(); });
-}
+inline void copy_data(void *to, const void *from, size_t n) { copy_bytes(to, from, n, look_for_interrupts); }
+
+// The index of the first element that is NaN, infinite or beyond the range of a half, or the number of elements.
+size_t first_not_finite(const TensorView &tensor);
 
 }  // namespace vkv::kv

@@ -22,7 +22,7 @@ Datum read_state_datum(Bytes wire)
     const size_t bytes = state_bytes_of_wire(wire);
     auto *state = pg_call([&] { return static_cast<StateHeader *>(palloc(bytes)); });
     SET_VARSIZE(state, bytes);
-    read_state(wire, state);
+    read_state(wire, state, look_for_interrupts);
     return PointerGetDatum(state);
 }
 
@@ -33,7 +33,7 @@ StateHeader *writable_state(FunctionCallInfo fcinfo)
     StateHeader *state = const_cast<StateHeader *>(datum_state(PG_GETARG_DATUM(0)));
     if (state != given || AggCheckCallContext(fcinfo, nullptr) != 0) return state;
     auto *copy = static_cast<StateHeader *>(palloc(VARSIZE(state)));
-    memcpy(copy, state, VARSIZE(state));
+    copy_data(copy, state, VARSIZE(state));
     return copy;
 }
 
@@ -46,10 +46,12 @@ TensorHeader *output_of(const StateView &state)
     TensorHeader *output = make_tensor(Dtype::f32, 2, shape);
     auto *out = static_cast<float *>(tensor_data(output));
     const float *o = state.o;
-    for (uint32_t row = 0; row < state.rows; ++row, out += state.dim, o += state.dim) {
-        const double l = static_cast<double>(state.l[row]);
-        for (uint32_t d = 0; d < state.dim; ++d) out[d] = l > 0 ? static_cast<float>(static_cast<double>(o[d]) / l) : 0;
-    }
+    by_pieces(state.rows, piece_of(sizeof(double) * state.dim), look_for_interrupts, [&](size_t first, size_t rows) {
+        for (size_t row = first; row < first + rows; ++row, out += state.dim, o += state.dim) {
+            const double l = static_cast<double>(state.l[row]);
+            for (uint32_t d = 0; d < state.dim; ++d) out[d] = l > 0 ? static_cast<float>(static_cast<double>(o[d]) / l) : 0;
+        }
+    });
     return output;
 }
 
@@ -70,7 +72,8 @@ TensorHeader *lse_of(const StateView &state)
 
 SQL_FUNCTION(kv_state_in)
 {
-    const std::vector<uint8_t> wire = parse_state(PG_GETARG_CSTRING(0), look_for_interrupts);
+    const char *text = PG_GETARG_CSTRING(0);
+    const std::vector<uint8_t> wire = parse_state({text, text_length(text, look_for_interrupts)}, look_for_interrupts);
     return read_state_datum(wire);
 }
 
@@ -86,7 +89,7 @@ SQL_FUNCTION(kv_state_send)
 {
     const StateView state = state_argument(fcinfo, 0);
     bytea *result = new_bytea(state_wire_bytes(state));
-    write_state(state, reinterpret_cast<uint8_t *>(VARDATA(result)));
+    write_state(state, reinterpret_cast<uint8_t *>(VARDATA(result)), look_for_interrupts);
     return PointerGetDatum(result);
 }
 
@@ -102,7 +105,11 @@ SQL_FUNCTION(kv_state_merge)
                             a.dim, b.rows, b.dim));
     }
     float *m = values_of(state), *l = m + a.rows, *o = l + a.rows;
-    merge_states(static_cast<int>(a.rows), static_cast<int>(a.dim), m, l, o, b.m, b.l, b.o);
+    by_pieces(a.rows, piece_of(sizeof(double) * a.dim), look_for_interrupts, [&](size_t first, size_t rows) {
+        const size_t at = first * a.dim;
+        merge_states(static_cast<int>(rows), static_cast<int>(a.dim), m + first, l + first, o + at, b.m + first, b.l + first,
+                     b.o + at);
+    });
     return PointerGetDatum(state);
 }
 

@@ -12,9 +12,10 @@ namespace vkv::kv {
 
 SQL_FUNCTION(kv_tensor_in)
 {
-    const ParsedTensor parsed = parse_tensor(PG_GETARG_CSTRING(0), look_for_interrupts);
+    const char *text = PG_GETARG_CSTRING(0);
+    const ParsedTensor parsed = parse_tensor({text, text_length(text, look_for_interrupts)}, look_for_interrupts);
     TensorHeader *result = make_tensor_like(parsed.view(), parsed.dtype);
-    if (!parsed.data.empty()) memcpy(tensor_data(result), parsed.data.data(), parsed.data.size());
+    if (!parsed.data.empty()) copy_data(tensor_data(result), parsed.data.data(), parsed.data.size());
     return PointerGetDatum(result);
 }
 
@@ -28,7 +29,7 @@ SQL_FUNCTION(kv_tensor_recv)
 {
     const TensorView wire = read_tensor(rest_of_message(fcinfo));
     TensorHeader *result = make_tensor_like(wire, wire.dtype);
-    memcpy(tensor_data(result), wire.data, wire.bytes());
+    copy_data(tensor_data(result), wire.data, wire.bytes());
     return PointerGetDatum(result);
 }
 
@@ -36,7 +37,7 @@ SQL_FUNCTION(kv_tensor_send)
 {
     const TensorView tensor = tensor_argument(fcinfo, 0);
     bytea *result = new_bytea(tensor_wire_bytes(tensor));
-    write_tensor(tensor, reinterpret_cast<uint8_t *>(VARDATA(result)));
+    write_tensor(tensor, reinterpret_cast<uint8_t *>(VARDATA(result)), look_for_interrupts);
     return PointerGetDatum(result);
 }
 

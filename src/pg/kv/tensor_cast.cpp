@@ -31,13 +31,14 @@ void check_range(ArrayType *array, const float *values, int n)
 {
     if (ARR_ELEMTYPE(array) != FLOAT8OID) return;
     const char *data = ARR_DATA_PTR(array);
-    for (int i = 0; i < n; ++i) {
-        double value;
-        memcpy(&value, data + sizeof(value) * static_cast<size_t>(i), sizeof(value));
-        if (std::isinf(values[i]) && !std::isinf(value)) {
-            throw Error(Errc::numeric_overflow, message("\"%g\" is out of range for a tensor of dtype f32", value));
+    by_pieces(static_cast<size_t>(n), piece_of(sizeof(double)), look_for_interrupts, [&](size_t first, size_t count) {
+        for (size_t i = first; i < first + count; ++i) {
+            double value;
+            memcpy(&value, data + sizeof(value) * i, sizeof(value));
+            if (std::isinf(values[i]) && !std::isinf(value))
+                throw Error(Errc::numeric_overflow, message("\"%g\" is out of range for a tensor of dtype f32", value));
         }
-    }
+    });
 }
 
 // A conversion made an infinity of a finite number.
@@ -49,35 +50,39 @@ void check_range(ArrayType *array, const float *values, int n)
 
 void check_narrowed(const TensorView &from, const void *to, Dtype dtype)
 {
-    for (size_t i = 0, n = from.elements(); i < n; ++i) {
-        const float after = element(dtype, to, i);
-        if (!std::isinf(after)) continue;
-        const float before = element(from.dtype, from.data, i);
-        if (!std::isinf(before)) throw_out_of_range(before, dtype);
-    }
+    by_pieces(from.elements(), piece_of(sizeof(double)), look_for_interrupts, [&](size_t first, size_t n) {
+        for (size_t i = first; i < first + n; ++i) {
+            if (!std::isinf(element(dtype, to, i))) continue;
+            const float before = element(from.dtype, from.data, i);
+            if (!std::isinf(before)) throw_out_of_range(before, dtype);
+        }
+    });
 }
 
 // to_f16 and from_f32 take what is wanted in one step; halves and bf16 meet in floats.
-void convert(const TensorView &from, Dtype dtype, void *out)
+void convert_some(Dtype from, const char *in, Dtype to, char *out, size_t n)
 {
-    const size_t n = from.elements();
-    if (dtype == from.dtype) {
-        memcpy(out, from.data, from.bytes());
-    } else if (dtype == Dtype::f32) {
-        to_f32(from.dtype, from.data, static_cast<float *>(out), n);
-    } else if (from.dtype == Dtype::f32) {
-        from_f32(dtype, static_cast<const float *>(from.data), out, n);
+    if (to == Dtype::f32) {
+        to_f32(from, in, reinterpret_cast<float *>(out), n);
+    } else if (from == Dtype::f32) {
+        from_f32(to, reinterpret_cast<const float *>(in), out, n);
     } else {
         constexpr size_t kBlock = 1024;
         float floats[kBlock];
-        const auto *in = static_cast<const char *>(from.data);
-        auto *at = static_cast<char *>(out);
-        for (size_t i = 0; i < n; i += kBlock) {
-            const size_t count = n - i < kBlock ? n - i : kBlock;
-            to_f32(from.dtype, in + i * dtype_bytes(from.dtype), floats, count);
-            from_f32(dtype, floats, at + i * dtype_bytes(dtype), count);
-        }
+        by_pieces(n, kBlock, nullptr, [&](size_t first, size_t count) {
+            to_f32(from, in + first * dtype_bytes(from), floats, count);
+            from_f32(to, floats, out + first * dtype_bytes(to), count);
+        });
     }
+}
+
+void convert(const TensorView &from, Dtype dtype, void *out)
+{
+    if (dtype == from.dtype) return copy_data(out, from.data, from.bytes());
+    by_pieces(from.elements(), piece_of(sizeof(float)), look_for_interrupts, [&](size_t first, size_t n) {
+        convert_some(from.dtype, static_cast<const char *>(from.data) + first * dtype_bytes(from.dtype), dtype,
+                     static_cast<char *>(out) + first * dtype_bytes(dtype), n);
+    });
 }
 
 TensorView one_dimension(FunctionCallInfo fcinfo, const char *type)
@@ -132,12 +137,12 @@ SQL_FUNCTION(kv_array_to_tensor)
     for (int i = 0; i < dims; ++i) shape[i] = static_cast<uint32_t>(ARR_DIMS(array)[i]);
     TensorHeader *result = make_tensor(Dtype::f32, dims == 0 ? 1 : dims, shape);
     if (ARR_ELEMTYPE(array) == FLOAT4OID) {
-        memcpy(tensor_data(result), ARR_DATA_PTR(array), sizeof(float) * static_cast<size_t>(n));
+        copy_data(tensor_data(result), ARR_DATA_PTR(array), sizeof(float) * static_cast<size_t>(n));
         return PointerGetDatum(result);
     }
     const float *values = array_floats(array, n);
     check_range(array, values, n);
-    memcpy(tensor_data(result), values, sizeof(float) * static_cast<size_t>(n));
+    copy_data(tensor_data(result), values, sizeof(float) * static_cast<size_t>(n));
     return PointerGetDatum(result);
 }
 
@@ -151,7 +156,8 @@ SQL_FUNCTION(kv_tensor_to_float4)
     }
     const int dims = tensor.dims;
     const size_t bytes = ARR_OVERHEAD_NONULLS(dims) + sizeof(float4) * n;
-    auto *array = static_cast<ArrayType *>(palloc0(bytes));
+    auto *array = static_cast<ArrayType *>(palloc(bytes));
+    memset(array, 0, ARR_OVERHEAD_NONULLS(dims));
     SET_VARSIZE(array, bytes);
     array->ndim = dims;
     array->dataoffset = 0;
@@ -160,7 +166,7 @@ SQL_FUNCTION(kv_tensor_to_float4)
         ARR_DIMS(array)[i] = static_cast<int>(tensor.shape[i]);
         ARR_LBOUND(array)[i] = 1;
     }
-    to_f32(tensor.dtype, tensor.data, reinterpret_cast<float4 *>(ARR_DATA_PTR(array)), n);
+    convert(tensor, Dtype::f32, ARR_DATA_PTR(array));
     return PointerGetDatum(array);
 }
 
@@ -197,7 +203,7 @@ SQL_FUNCTION(kv_tensor_from_bytes)
         throw Error(Errc::data_exception, message("a tensor of shape %s and dtype %s has %zu bytes, not %zu",
                                                   shape_text(view_of(result)).c_str(), dtype_name(dtype), need, got));
     }
-    memcpy(tensor_data(result), VARDATA_ANY(data), need);
+    copy_data(tensor_data(result), VARDATA_ANY(data), need);
     return PointerGetDatum(result);
 }
 
@@ -205,7 +211,7 @@ SQL_FUNCTION(kv_tensor_bytes)
 {
     const TensorView tensor = tensor_argument(fcinfo, 0);
     bytea *result = new_bytea(tensor.bytes());
-    memcpy(VARDATA(result), tensor.data, tensor.bytes());
+    copy_data(VARDATA(result), tensor.data, tensor.bytes());
     return PointerGetDatum(result);
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/lookup3.h"
 #include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
@@ -65,17 +66,19 @@ bool same_shape(const TensorView &a, const TensorView &b)
 bool equal(FunctionCallInfo fcinfo)
 {
     const TensorView a = tensor_argument(fcinfo, 0), b = tensor_argument(fcinfo, 1);
-    return a.dtype == b.dtype && same_shape(a, b) && memcmp(a.data, b.data, a.bytes()) == 0;
+    if (a.dtype != b.dtype || !same_shape(a, b)) return false;
+    bool same = true;
+    by_pieces(a.bytes(), kPollBytes, look_for_interrupts,
+              [&](size_t at, size_t n) { same = same && memcmp(bytes_of(a) + at, bytes_of(b) + at, n) == 0; });
+    return same;
 }
 
 uint64_t hash_of(const TensorView &tensor, uint64_t seed)
 {
-    const auto hash = [](const void *bytes, size_t n, uint64_t start) {
-        return hash_bytes_extended(static_cast<const unsigned char *>(bytes), static_cast<int>(n), start);
-    };
     uint32_t head[1 + kMaxTensorDims] = {static_cast<uint32_t>(tensor.dtype) << 8 | static_cast<uint32_t>(tensor.dims)};
     std::copy_n(tensor.shape, tensor.dims, head + 1);
-    return hash(tensor.data, tensor.bytes(), hash(head, sizeof(head), seed));
+    seed = hash_in_pieces(head, sizeof(head), seed, nullptr);
+    return hash_in_pieces(tensor.data, tensor.bytes(), seed, look_for_interrupts);
 }
 
 // Calls visit(x, y) for all pairs of elements.
@@ -89,12 +92,11 @@ void visit_pairs(FunctionCallInfo fcinfo, Visit visit)
     }
     constexpr size_t kBlock = 512;
     float x[kBlock], y[kBlock];
-    for (size_t at = 0, n = a.elements(); at < n; at += kBlock) {
-        const size_t count = std::min(kBlock, n - at);
+    by_pieces(a.elements(), kBlock, look_for_interrupts, [&](size_t at, size_t count) {
         to_f32(a.dtype, bytes_of(a) + at * dtype_bytes(a.dtype), x, count);
         to_f32(b.dtype, bytes_of(b) + at * dtype_bytes(b.dtype), y, count);
         for (size_t i = 0; i < count; ++i) visit(static_cast<double>(x[i]), static_cast<double>(y[i]));
-    }
+    });
 }
 
 double difference(double x, double y) { return x == y ? 0 : std::fabs(x - y); }  // equal infinities differ by nothing
@@ -114,7 +116,7 @@ SQL_FUNCTION(kv_tensor_at)
     }
     const size_t offset = offset_of(tensor, indices);
     TensorHeader *result = make_tensor(tensor.dtype, tensor.dims - indices.n, tensor.shape + indices.n);
-    memcpy(tensor_data(result), bytes_of(tensor) + offset * dtype_bytes(tensor.dtype), VARSIZE(result) - sizeof(TensorHeader));
+    copy_data(tensor_data(result), bytes_of(tensor) + offset * dtype_bytes(tensor.dtype), VARSIZE(result) - sizeof(TensorHeader));
     return PointerGetDatum(result);
 }
 
@@ -150,7 +152,9 @@ SQL_FUNCTION(kv_tensor_slice)
     char *out = static_cast<char *>(tensor_data(result));
     const char *in = bytes_of(tensor) + static_cast<size_t>(first) * cut.inner;
     if (run == 0) return PointerGetDatum(result);
-    for (size_t i = 0; i < cut.outer; ++i) memcpy(out + i * run, in + i * cut.length * cut.inner, run);
+    by_pieces(cut.outer, piece_of(run), look_for_interrupts, [&](size_t first_run, size_t runs) {
+        for (size_t i = first_run; i < first_run + runs; ++i) copy_data(out + i * run, in + i * cut.length * cut.inner, run);
+    });
     return PointerGetDatum(result);
 }
 
@@ -183,7 +187,7 @@ SQL_FUNCTION(kv_tensor_reshape)
     }
     if (elements != tensor.elements()) throw mismatch();
     TensorHeader *result = make_tensor(tensor.dtype, list.n, shape);
-    memcpy(tensor_data(result), tensor.data, tensor.bytes());
+    copy_data(tensor_data(result), tensor.data, tensor.bytes());
     return PointerGetDatum(result);
 }
 
@@ -214,10 +218,12 @@ SQL_FUNCTION(kv_tensor_concat)
     const size_t run_a = cut_a.length * cut_a.inner, run_b = cut_b.length * cut_b.inner;
     char *out = static_cast<char *>(tensor_data(result));
     if (run_a + run_b == 0) return PointerGetDatum(result);
-    for (size_t i = 0; i < cut_a.outer; ++i, out += run_a + run_b) {
-        memcpy(out, bytes_of(a) + i * run_a, run_a);
-        memcpy(out + run_a, bytes_of(b) + i * run_b, run_b);
-    }
+    by_pieces(cut_a.outer, piece_of(run_a + run_b), look_for_interrupts, [&](size_t first, size_t n) {
+        for (size_t i = first; i < first + n; ++i, out += run_a + run_b) {
+            copy_data(out, bytes_of(a) + i * run_a, run_a);
+            copy_data(out + run_a, bytes_of(b) + i * run_b, run_b);
+        }
+    });
     return PointerGetDatum(result);
 }
 

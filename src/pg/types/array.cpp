@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/poll.h"
+#include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 
 namespace vkv {
@@ -14,20 +16,25 @@ template <typename T>
 void read_floats(const ArrayType *array, int length, float *out)
 {
     const char *data = ARR_DATA_PTR(array);
-    for (int i = 0; i < length; ++i) {
-        T value;
-        memcpy(&value, data + sizeof(T) * static_cast<size_t>(i), sizeof(T));
-        out[i] = static_cast<float>(value);
-    }
+    by_pieces(static_cast<size_t>(length), piece_of(sizeof(T)), look_for_interrupts, [&](size_t first, size_t n) {
+        for (size_t i = first; i < first + n; ++i) {
+            T value;
+            memcpy(&value, data + sizeof(T) * i, sizeof(T));
+            out[i] = static_cast<float>(value);
+        }
+    });
 }
 
-void read_numerics(ArrayType *array, float *out)
+void read_numerics(ArrayType *array, int length, float *out)
 {
-    Datum *elements;
-    int n;
-    deconstruct_array(array, NUMERICOID, -1, false, TYPALIGN_INT, &elements, nullptr, &n);
-    for (int i = 0; i < n; ++i) out[i] = DatumGetFloat4(DirectFunctionCall1(numeric_float4, elements[i]));
-    pfree(elements);
+    constexpr size_t kPiece = 4096;
+    char *at = ARR_DATA_PTR(array);
+    by_pieces(static_cast<size_t>(length), kPiece, look_for_interrupts, [&](size_t first, size_t n) {
+        for (size_t i = first; i < first + n; ++i) {
+            out[i] = DatumGetFloat4(DirectFunctionCall1(numeric_float4, PointerGetDatum(at)));
+            at = reinterpret_cast<char *>(att_align_nominal(att_addlength_pointer(at, -1, at), TYPALIGN_INT));
+        }
+    });
 }
 
 }  // namespace
@@ -55,7 +62,7 @@ const float *array_floats(ArrayType *array, int length)
             read_floats<float8>(array, length, out);
             break;
         case NUMERICOID:
-            read_numerics(array, out);
+            read_numerics(array, length, out);
             break;
         default:
             throw Error(Errc::data_exception, "unsupported array type");

@@ -15,6 +15,7 @@
 #include "core/text/limits.h"
 #include "core/text/parse.h"
 #include "core/text/wire.h"
+#include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/types/types.h"
 
@@ -27,7 +28,7 @@ struct VectorTraits {
     static Vector *make(int dim) { return make_vector(dim); }
     static float widen(float x) { return x; }
     static float narrow(float x) { return x; }  // to the nearest element; an overflow gives infinity
-    static int parse(const char *text, float *out) { return parse_vector(text, out); }
+    static int parse(const char *text, float *out) { return parse_vector(text, out, look_for_interrupts); }
     static size_t size(int dim) { return vector_size(dim); }
     static void decode(Bytes payload, float *out) { decode_floats(payload, out); }
     static void encode(std::span<const float> values, uint8_t *out) { encode_vector(values, out); }
@@ -44,7 +45,7 @@ struct HalfvecTraits {
     static HalfVec *make(int dim) { return make_halfvec(dim); }
     static float widen(uint16_t x) { return half_to_float(x); }
     static uint16_t narrow(float x) { return float_to_half(x); }
-    static int parse(const char *text, uint16_t *out) { return parse_halfvec(text, out); }
+    static int parse(const char *text, uint16_t *out) { return parse_halfvec(text, out, look_for_interrupts); }
     static size_t size(int dim) { return halfvec_size(dim); }
     static void decode(Bytes payload, uint16_t *out) { decode_halves(payload, out); }
     static void encode(std::span<const uint16_t> values, uint8_t *out) { encode_halfvec(values, out); }

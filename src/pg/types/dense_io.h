@@ -12,7 +12,7 @@ template <typename Traits>
 Datum dense_in(FunctionCallInfo fcinfo)
 {
     const char *text = PG_GETARG_CSTRING(0);
-    auto *result = Traits::make(static_cast<int>(max_elements(text, kMaxDim)));
+    auto *result = Traits::make(static_cast<int>(max_elements(text, kMaxDim, look_for_interrupts)));
     int dim = Traits::parse(text, result->values());
     check_expected_dim(PG_GETARG_INT32(2), dim);
     result->dim = static_cast<int16_t>(dim);

@@ -70,8 +70,9 @@ int compare_arguments(FunctionCallInfo fcinfo)
 SQL_FUNCTION(sparsevec_in)
 {
     const char *text = PG_GETARG_CSTRING(0);
-    auto *elements = static_cast<SparseElement *>(palloc(sizeof(SparseElement) * max_elements(text, kMaxSparseNnz)));
-    SparseShape shape = parse_sparsevec(text, elements);
+    const size_t most = max_elements(text, kMaxSparseNnz, look_for_interrupts);
+    auto *elements = static_cast<SparseElement *>(palloc(sizeof(SparseElement) * most));
+    SparseShape shape = parse_sparsevec(text, elements, look_for_interrupts);
     check_expected_dim(PG_GETARG_INT32(2), shape.dim);
     SparseVec *result = make_sparsevec(shape.dim, shape.nnz);
     place_elements(elements, shape, result->indices(), result->values());
