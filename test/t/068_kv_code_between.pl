@@ -53,12 +53,14 @@ my @cases = (
 	[ bob => "$grant; ALTER TABLE CACHE ADD CHECK (att.evil(seq) = seq)", postgres => 'GRANT att TO bob', 'a check', 'REVOKE att FROM bob' ],
 	[ bob => "$grant; ALTER TABLE CACHE ADD CHECK (att.evil(seq) = seq)", postgres => 'ALTER ROLE bob BYPASSRLS', 'a check', 'ALTER ROLE bob NOBYPASSRLS' ],
 	[ bob => "$grant; ALTER TABLE CACHE ADD CHECK (att.evil(seq) = seq)", postgres => 'ALTER ROLE bob SUPERUSER', 'a check', 'ALTER ROLE bob NOSUPERUSER' ],
+	[ bob => "$grant; ALTER TABLE CACHE ADD CHECK (att.evil(seq) = seq); ALTER TABLE CACHE OWNER TO pg_database_owner; ALTER TABLE CACHE_sealed OWNER TO pg_database_owner; ALTER TABLE CACHE_tail OWNER TO pg_database_owner", postgres => 'ALTER DATABASE postgres OWNER TO bob', 'a check', 'ALTER DATABASE postgres OWNER TO postgres' ],
 	[ bob => "$grant; CREATE TABLE att.below_N () INHERITS (CACHE_tail); ALTER TABLE att.below_N OWNER TO att", postgres => 'ALTER TABLE att.below_N OWNER TO mallory', 'a child' ],
 	[ bob => "$grant; CREATE TABLE far.refer_N (seq bigint REFERENCES CACHE ON UPDATE CASCADE); ALTER TABLE far.refer_N OWNER TO att; GRANT TRIGGER ON far.refer_N TO mallory", mallory => "CREATE TRIGGER mine AFTER UPDATE ON far.refer_N $each far.evil()", 'trigger "mine"' ]);
 
 my ($number, $other) = (0, $node->background_psql('postgres'));
 my ($by, $cache);
 sub call { return "SET ROLE $by; SELECT kv.append('$cache', 1, $tensor, $tensor); RESET ROLE;" }
+sub answer { return "SET ROLE $by; SELECT said(\$\$SELECT kv.append('$cache', 1, $tensor, $tensor)\$\$); RESET ROLE;" }
 
 # The calls that must answer with these lengths, and the error of the last.
 sub ok_refused
@@ -73,7 +75,7 @@ sub ok_refused
 foreach my $case (@cases)
 {
 	my ($who, $before, $changes, $sql, $refused, $undo) = @$case;
-	foreach my $way (qw(statement transaction savepoint other))
+	foreach my $way (qw(statement transaction savepoint other), $undo ? 'open' : ())
 	{
 		++$number;
 		($by, $cache) = ($who, "att.c$number");
@@ -90,12 +92,44 @@ foreach my $case (@cases)
 		{
 			$other->query_safe(call() . call());
 			$node->safe_psql('postgres', $change);
-			my $answer = $other->query_safe("SET ROLE $by; SELECT said(\$\$SELECT kv.append('$cache', 1, $tensor, $tensor)\$\$); RESET ROLE");
-			like($answer, qr/^\Q$refused\E/, "$name: refused");
+			like($other->query_safe(answer()), qr/^\Q$refused\E/, "$name: refused");
+		}
+		# Nothing that the second call needs is locked anew.
+		if ($way eq 'open')
+		{
+			$other->query_safe('BEGIN;' . answer() . answer());
+			$node->safe_psql('postgres', $change);
+			like($other->query_safe(answer()), qr/^\Q$refused\E/, "$name: refused");
+			$other->query_safe('ROLLBACK');
 		}
 		$node->safe_psql('postgres', "$undone; SELECT kv.drop_cache('$cache')") if $undo;
 	}
 }
+
+# Who makes a trigger while the call is under way has it waited for.
+my $maker = $node->background_psql('postgres');
+foreach my $on ('UPDATE ON CACHE', 'INSERT ON CACHE_tail')
+{
+	++$number;
+	($by, $cache) = ('postgres', "att.c$number");
+	my $made = $on =~ s/CACHE/$cache/r;
+	$node->safe_psql('postgres', "SET ROLE att; SELECT kv.create_cache('$cache', 1, 1, 1, 8)");
+	$other->query_safe(call() . call());
+	$maker->query_safe("BEGIN; SET ROLE att; CREATE TRIGGER mine BEFORE $made $each att.mine(); RESET ROLE");
+	$other->query_until(qr/sent/, "\\echo sent\n" . answer() . "\n");
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM pg_locks WHERE NOT granted'), "$on: the call waits");
+	$maker->query_safe('COMMIT');
+	like($other->query_safe(q{SELECT 'x'}), qr/^trigger "mine"/m, "$on: and refuses");
+}
+$maker->quit;
+
+# What was looked at for one who may change nothing says nothing to another.
+($by, $cache) = ('carol', 'att.between');
+$node->safe_psql('postgres', "CREATE ROLE carol; SET ROLE att; SELECT kv.create_cache('$cache', 1, 1, 1, 8); GRANT TRIGGER ON ${cache}_tail TO mallory; " . $grant =~ s/CACHE/$cache/gr .
+	"; SET ROLE mallory; CREATE TRIGGER mine BEFORE INSERT ON ${cache}_tail $each far.evil()");
+like($other->query_safe(answer()), qr/^permission denied/, 'one without rights');
+$by = 'bob';
+like($other->query_safe(answer()), qr/^trigger "mine"/, 'and one with some, in the same session');
 $other->quit;
 
 # What a rolled-back change took away is there again.
