@@ -50,4 +50,16 @@ foreach my $case (['lvq4x8', 13], ['lvq8', 17])
 	$node->safe_psql('postgres', 'DROP INDEX items_idx');
 }
 
+# Dead rows make a scan go on while it returns rows, and what it meets then may be nearer than those.
+foreach my $codec ('lvq8', 'lvq4x8')
+{
+	$node->safe_psql('postgres', "CREATE TABLE turned (id int PRIMARY KEY, embedding vector(384)); CREATE INDEX ON turned USING hnsw (embedding vector_cosine_ops) WITH (codec = '$codec'); "
+		  . 'INSERT INTO turned SELECT id, embedding FROM items WHERE id % 4 = 0; '
+		  . 'UPDATE turned t SET embedding = i.embedding FROM items i WHERE i.id = (t.id * 7 + 1) % 4000 AND t.id % 12 = 0');
+	is($node->safe_psql('postgres', 'SET jit = off; SET enable_seqscan = off; SELECT count(*) FROM (SELECT d, lag(d) OVER (PARTITION BY q ORDER BY n) AS before FROM (SELECT q, d, row_number() OVER () AS n FROM '
+			  . '(SELECT q.id AS q, x.d FROM queries q, LATERAL (SELECT t.embedding <=> q.embedding AS d FROM turned t ORDER BY t.embedding <=> q.embedding LIMIT 40) x) y) z) v WHERE d < before'),
+		'0', "$codec: no distance falls among dead rows");
+	$node->safe_psql('postgres', 'DROP TABLE turned');
+}
+
 done_testing();

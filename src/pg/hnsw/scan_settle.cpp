@@ -124,13 +124,14 @@ void Scan::refine(const Pending &p, const PayloadOf &payload)
     add_pending({distance - error, p.distance, p.node, true, distance + error});
 }
 
-// Whether the place of a candidate, the first of those that are left, is certain without the heap.
+// Whether the place of a candidate, the first of those that are left, is certain without the heap. It is not beside rows that were
+// returned already, nor as long as it has to wait for another batch, which may meet what is nearer.
 bool Scan::is_alone(const Pending &p) const
 {
-    if (odd_) return false;
+    if (odd_ || p.lower < last_) return false;
     const double end = end_of(p);
     return (pending_.empty() || end < pending_.front().lower) && (settled_.empty() || end < settled_.front().distance) &&
-           end < ahead_;
+           end < ahead_ - (ordered() ? turned_back_ : 0);
 }
 
 }  // namespace vkv::hnsw
