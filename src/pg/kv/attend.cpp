@@ -135,7 +135,7 @@ void read_options(FunctionCallInfo fcinfo, AttendRequest *r, int at)
     const double softcap = PG_ARGISNULL(at + 4) ? 0 : PG_GETARG_FLOAT8(at + 4);
     r->softcap = static_cast<float>(softcap);
     if (!std::isfinite(r->softcap) || softcap < 0)
-        throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
+        throw Error(Errc::invalid_parameter, message("softcap must be a positive number or 0, not %g", softcap));
 }
 
 void read_layers(FunctionCallInfo fcinfo, AttendRequest *r, bool many_layers)

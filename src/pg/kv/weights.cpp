@@ -43,7 +43,7 @@ Look read_look(FunctionCallInfo fcinfo)
     if (!std::isfinite(static_cast<float>(scale)))
         throw Error(Errc::invalid_parameter, message("scale must be finite, not %g", scale));
     if (!std::isfinite(static_cast<float>(softcap)) || softcap < 0)
-        throw Error(Errc::invalid_parameter, message("softcap must not be negative, is %g", softcap));
+        throw Error(Errc::invalid_parameter, message("softcap must be a positive number or 0, not %g", softcap));
     if (!PG_ARGISNULL(5) && look.window < 1)
         throw Error(Errc::invalid_parameter, message("window must be at least 1, not %d", look.window));
     if (look.sinks < 0) throw Error(Errc::invalid_parameter, message("sinks must be at least 0, not %d", look.sinks));
