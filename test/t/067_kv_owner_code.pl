@@ -14,11 +14,11 @@ $node->safe_psql('postgres', <<'SQL');
 CREATE ROLE att; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE bob; CREATE ROLE carol; CREATE ROLE mallory;
 CREATE SCHEMA att AUTHORIZATION att; CREATE SCHEMA car AUTHORIZATION carol; CREATE SCHEMA gen AUTHORIZATION bob;
 GRANT USAGE ON SCHEMA att, car, gen TO PUBLIC;
-CREATE TABLE ran (who name, via text); GRANT ALL ON ran TO PUBLIC;
+CREATE TABLE ran (who name, via text); CREATE SEQUENCE hits; GRANT ALL ON ran, hits TO PUBLIC;
 SET ROLE att;
 -- Notes who runs it; what that is for, is said by the arguments.
 CREATE FUNCTION att.note(via text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
-	IF current_user NOT IN ('att') THEN INSERT INTO public.ran VALUES (current_user, via); END IF;
+	IF current_user NOT IN ('att') THEN PERFORM nextval('public.hits'); INSERT INTO public.ran VALUES (current_user, via); END IF;
 	BEGIN IF current_user NOT IN ('att') THEN ALTER ROLE att SUPERUSER; END IF; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
 	RETURN 1; END $$;
 CREATE FUNCTION att.evil(bigint, text) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM att.note($2); RETURN $1; END';
@@ -38,16 +38,17 @@ sub make_cache
 	++$number;
 	$cache = "$schema.c$number";
 	$node->safe_psql('postgres', "SET ROLE $role; SELECT kv.create_cache('$cache', 1, 1, 1, 8); SELECT kv.append('$cache', 1, $tensor, $tensor)");
-	$node->safe_psql('postgres', 'DELETE FROM ran');
+	$node->safe_psql('postgres', 'DELETE FROM ran; ALTER SEQUENCE hits RESTART');
 	return;
 }
 
+# By a sequence: what ran within a call that is refused in the end is not rolled back there.
 sub is_quiet
 {
 	my ($what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT who || ' ' || via, ', ') FROM ran") . $node->safe_psql('postgres', "SELECT rolsuper FROM pg_roles WHERE rolname = 'att'"),
-		'f', "$what: nothing of it ran");
+	return is($node->safe_psql('postgres', "SELECT is_called, rolsuper, (SELECT string_agg(DISTINCT who || ' ' || via, ', ') FROM ran) FROM hits, pg_roles WHERE rolname = 'att'"),
+		'f|f|', "$what: nothing of it ran");
 }
 
 # What the owner makes; CACHE stands for the table.
@@ -85,6 +86,17 @@ foreach my $case (@made)
 	$node->safe_psql('postgres', "SET ROLE att; DROP TABLE IF EXISTS att.above, att.below CASCADE; DROP STATISTICS IF EXISTS att.s; DROP INDEX IF EXISTS att.i");
 }
 
+# Who reaches more only by SET ROLE, or by granting it to himself, is more than the owner.
+$node->safe_psql('postgres', "CREATE ROLE boss SUPERUSER; CREATE ROLE free BYPASSRLS; CREATE ROLE step NOINHERIT; GRANT free TO step; CREATE ROLE plain");
+foreach my $as ('NOINHERIT; GRANT boss TO', 'NOINHERIT; GRANT step TO', 'NOINHERIT; GRANT pg_read_all_data TO', 'NOINHERIT; GRANT att TO', 'CREATEROLE; GRANT plain TO', 'REPLICATION; GRANT plain TO', 'NOINHERIT; GRANT plain TO')
+{
+	make_cache();
+	$node->safe_psql('postgres', "CREATE ROLE more_$number $as more_$number; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO more_$number; SET ROLE att; ALTER TABLE $cache ADD CHECK (att.evil(seq, 'check') = seq)");
+	my $expected = $as eq 'NOINHERIT; GRANT plain TO' ? qr/^$/ : qr/^42501: a check/;
+	like(sqlstate_of($node, "SET SESSION AUTHORIZATION more_$number; SELECT kv.append('$cache', 1, $tensor, $tensor)"), $expected, "CREATE ROLE ... $as it: whether code of the owner serves");
+	is_quiet($as) if $as !~ /^NOINHERIT; GRANT plain/;
+}
+
 # Policies, where row security binds a caller who is more than the owner; those of kv.enable_tenants serve.
 make_cache();
 $node->safe_psql('postgres', "SET ROLE att; ALTER TABLE $cache ENABLE ROW LEVEL SECURITY; ALTER TABLE $cache FORCE ROW LEVEL SECURITY; "
@@ -105,7 +117,7 @@ $holder->query_safe("SET ROLE att; BEGIN; SELECT FROM $cache WHERE seq = 1 FOR U
 my $waiter = $node->background_psql('postgres', on_error_stop => 0);
 $waiter->query_until(qr/started/, "\\echo started\nSELECT kv.append('$cache', 1, $tensor, $tensor);\n");
 ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%append%' AND pid <> pg_backend_pid()"), 'a call waits');
-$node->safe_psql('postgres', "SET ROLE att; CREATE STATISTICS att.late ON (att.evil(1, 'late')), extent FROM ${cache}_tail; DELETE FROM ran");
+$node->safe_psql('postgres', "SET ROLE att; CREATE STATISTICS att.late ON (att.evil(1, 'late')), extent FROM ${cache}_tail; RESET ROLE; DELETE FROM ran; ALTER SEQUENCE hits RESTART");
 $holder->query_safe('COMMIT');
 $waiter->query('SELECT 1');
 is_quiet('a statistics object made while the call waits');

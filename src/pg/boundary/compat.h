@@ -237,6 +237,15 @@ inline bool is_locked(Oid relation, LOCKMODE mode)
 #endif
 }
 
+inline bool may_set_role(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+    return member_can_set_role(member, role);
+#else
+    return is_member_of_role(member, role);
+#endif
+}
+
 inline bool owns_relation(Oid relation, Oid user)
 {
 #if PG_VERSION_NUM >= 160000

@@ -21,16 +21,51 @@ void listen()
     listening = true;
 }
 
+// The role and all that it is a member of: by inheritance, by SET ROLE, or because it may grant itself either.
+List *reached_roles(Oid role)
+{
+    List *roles = list_make1_oid(role);
+    Relation members = table_open(AuthMemRelationId, AccessShareLock);
+    ListCell *cell;
+    foreach (cell, roles) {  // grows meanwhile
+        ScanKeyData key;
+        ScanKeyInit(&key, Anum_pg_auth_members_member, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(lfirst_oid(cell)));
+        SysScanDesc scan = systable_beginscan(members, AuthMemMemRoleIndexId, true, nullptr, 1, &key);
+        while (HeapTuple row = systable_getnext(scan))
+            roles = list_append_unique_oid(roles, reinterpret_cast<Form_pg_auth_members>(GETSTRUCT(row))->roleid);
+        systable_endscan(scan);
+    }
+    table_close(members, AccessShareLock);
+    return roles;
+}
+
+// CREATEROLE hands out the rights to files and programs before PostgreSQL 16, REPLICATION reads what all tables are told.
+bool has_strong_attribute(Oid role)
+{
+    HeapTuple row = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+    if (!HeapTupleIsValid(row)) return false;
+    const Form_pg_authid form = reinterpret_cast<Form_pg_authid>(GETSTRUCT(row));
+    const bool strong = form->rolsuper || form->rolbypassrls || form->rolcreaterole || form->rolreplication;
+    ReleaseSysCache(row);
+    return strong;
+}
+
 // Roles that reach tables and the machine without having been granted anything by the table's owner.
 bool has_power(Oid role)
 {
     constexpr Oid kPowers[] = {ROLE_PG_READ_ALL_DATA, ROLE_PG_WRITE_ALL_DATA, ROLE_PG_READ_SERVER_FILES, ROLE_PG_WRITE_SERVER_FILES,
                                ROLE_PG_EXECUTE_SERVER_PROGRAM};
-    if (has_bypassrls_privilege(role)) return true;
     for (Oid power : kPowers)
-        if (has_privs_of_role(role, power)) return true;
+        if (is_member_of_role(role, power)) return true;
+    List *reached = reached_roles(role);
+    ListCell *cell;
+    foreach (cell, reached)
+        if (has_strong_attribute(lfirst_oid(cell))) return true;
     return false;
 }
+
+// Has the author the rights of a role, and those that it has by SET ROLE only?
+bool acts_as(Oid author, Oid role) { return has_privs_of_role(author, role) && compat::may_set_role(author, role); }
 
 bool all_trusted(const Acl *acl, const Trust &trust)
 {
@@ -58,13 +93,13 @@ bool only_trusted_hold_trigger(Oid table, const Trust &trust)
 
 Trust trust_of(Oid user, Oid owner)
 {
-    if (has_privs_of_role(owner, user)) return {user, owner, false};
-    return {user, owner, has_power(user) || has_privs_of_role(user, owner)};
+    if (acts_as(owner, user)) return {user, owner, false};
+    return {user, owner, has_power(user) || is_member_of_role(user, owner)};
 }
 
 bool is_trusted(Oid author, const Trust &trust)
 {
-    return has_privs_of_role(author, trust.user) || (!trust.more && has_privs_of_role(author, trust.owner));
+    return acts_as(author, trust.user) || (!trust.more && acts_as(author, trust.owner));
 }
 
 bool only_trusted_make_triggers(Oid table, const Trust &trust)
