@@ -48,6 +48,8 @@ OpenedIndex::OpenedIndex(Oid index, bool keep_writers_out)
         GetUserIdAndSecContext(&user_, &context_);
         SetUserIdAndSecContext(heap_->rd_rel->relowner, context_ | SECURITY_RESTRICTED_OPERATION);
         settings_ = NewGUCNestLevel();
+        // As PostgreSQL 17 does for maintenance: what the owner's code names without a schema is not the caller's to choose.
+        set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
     });
 }
 

@@ -10,7 +10,7 @@
 namespace vkv::hnsw {
 
 // What the index computes, its expressions and its predicate, is code of the table's owner: while this lives, he is the current
-// user, in an operation that nothing outlasts, and his settings end with it.
+// user, in an operation that nothing outlasts, with a search path that is nobody's, and his settings end with it.
 class OpenedIndex {
 public:
     // Locks table and index, in that order, as long as this lives. Writers are kept out, if wanted, for a user whom LOCK TABLE
