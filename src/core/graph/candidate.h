@@ -148,6 +148,19 @@ public:
         if (++used_ * 2 > slots_.size()) rehash();
         return true;
     }
+    bool contains(uint32_t id) const
+    {
+        const uint64_t key = (static_cast<uint64_t>(epoch_) << 32) | id;
+        for (size_t i = hash(id); static_cast<uint32_t>(slots_[i] >> 32) == epoch_; i = (i + 1) & mask_)
+            if (slots_[i] == key) return true;
+        return false;
+    }
+    template <class Use>
+    void for_each(Use &&use) const
+    {
+        for (uint64_t key : slots_)
+            if (static_cast<uint32_t>(key >> 32) == epoch_) use(static_cast<uint32_t>(key));
+    }
     size_t size() const { return used_; }
     size_t bytes() const { return slots_.size() * sizeof(uint64_t); }
 

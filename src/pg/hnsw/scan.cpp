@@ -39,6 +39,7 @@ void Scan::start(Datum query, bool isnull)
     late_.clear();
     search_.dropped.clear();
     search_.stats = {};
+    given_.reset();
     last_ = -std::numeric_limits<double>::infinity();
     batches_ = 0;
     turned_back_ = 0;

@@ -56,7 +56,10 @@ private:
     size_t width() const;
     size_t grown_width() const;
     void first_batch(IndexScanDesc scan);
-    void search_widely(PageView &view, const Entry &entry, uint32_t descended);
+    bool search_from_entry(PageView &view, size_t width);
+    void search_again(PageView &view);
+    bool freed_since() const { return index_.entry().free_epoch != free_epoch_; }
+    void search_widely(PageView &view, const Entry &entry, uint32_t descended, size_t width);
     bool next_batch();
     size_t overlapping() const;
     void resume(PageView &view, size_t most);
@@ -65,6 +68,10 @@ private:
     // scan_settle.cpp
     HeapReader *heap(IndexScanDesc scan);
     void push_pending(PageView &view, const graph::Candidate &c) { add_pending(c, error_of(view, c)); }
+    void push_new(PageView &view, const graph::Candidate &c)
+    {
+        if (!given_ || !given_->contains(c.id)) push_pending(view, c);
+    }
     float error_of(PageView &view, const graph::Candidate &c);
     void add_pending(const graph::Candidate &c, float error);
     void add_pending(const Pending &p);
@@ -84,9 +91,11 @@ private:
     bool odd_ = false;  // has no cosine with some rows, which is told from the rows only
     std::unique_ptr<Scorer> scorer_;
     graph::SearchState search_;
-    std::vector<Pending> pending_;  // heap, lowest bound first
-    std::vector<Settled> settled_;  // heap, nearest first
-    std::vector<Settled> late_;     // nearer than a row that was returned before they were met
+    uint64_t free_epoch_ = 0;              // that of the meta page when the search began
+    std::optional<graph::Visited> given_;  // nodes that a search which had to begin again had made pending
+    std::vector<Pending> pending_;         // heap, lowest bound first
+    std::vector<Settled> settled_;         // heap, nearest first
+    std::vector<Settled> late_;            // nearer than a row that was returned before they were met
     std::vector<ItemPointerData> tids_;
     std::vector<uint8_t> code_, payload_;
     std::optional<HeapReader> heap_;

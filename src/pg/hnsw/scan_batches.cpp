@@ -27,62 +27,95 @@ void Scan::first_batch(IndexScanDesc scan)
     pg_call([&] { pgstat_count_index_scan(scan->indexRelation); });
     PageView view(index_, scorer_.get());
     search_.keep_dropped = goes_on();
+    if (search_from_entry(view, width())) take_batch(view);
+}
+
+// False: the index is empty.
+bool Scan::search_from_entry(PageView &view, size_t width)
+{
     for (Entry entry = index_.entry();;) {
         if (entry.node == kNoNode) {
             state_ = State::done;
-            return;
+            return false;
         }
+        free_epoch_ = entry.free_epoch;
         // From the entry too: every node can be reached from it on level 0, but not from every node that a descent leads to.
         const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
-        graph::enter(view, search_, from, 2, width());
+        graph::enter(view, search_, from, 2, width);
         graph::search_layer(view, search_, 0, poll_interrupts);
         if (entry.level > 0 && graph::looks_astray(search_.pool))
-            search_widely(view, entry, from[0]);
+            search_widely(view, entry, from[0], width);
         else if (entry.level > 0 && !indifferent_ && graph::has_ties(search_.pool))
-            graph::search_from_above(view, search_, entry.node, entry.level, 0, width(), poll_interrupts);
+            graph::search_from_above(view, search_, entry.node, entry.level, 0, width, poll_interrupts);
         // Had vacuum freed nodes meanwhile, the way through one of them may have ended early.
         const Entry after = index_.entry();
-        if (after.free_epoch == entry.free_epoch) break;
+        if (after.free_epoch == entry.free_epoch) return true;
         entry = after;
     }
-    take_batch(view);
 }
 
 // All rows found are equally far, as from a group that is not the query's: once more, from all groups that a wide descent
 // meets.
-void Scan::search_widely(PageView &view, const Entry &entry, uint32_t descended)
+void Scan::search_widely(PageView &view, const Entry &entry, uint32_t descended, size_t width)
 {
     std::vector<uint32_t> from;
     graph::descend_widely(view, search_, entry.node, entry.level, 0, from, poll_interrupts);
     from.insert(from.end(), {descended, entry.node});
-    graph::enter(view, search_, from.data(), from.size(), width());
+    graph::enter(view, search_, from.data(), from.size(), width);
     graph::search_layer(view, search_, 0, poll_interrupts);
+}
+
+// Vacuum has freed nodes since the search began: what fell out of the pool may lead nowhere now, and the links that were mended
+// instead are those of nodes met before. So the search begins again, as wide as it had become; what was made pending stays so, and
+// is not made so twice. (A freed node may hold another vector by now: one that this scan's snapshot does not see.)
+void Scan::search_again(PageView &view)
+{
+    std::vector<graph::Candidate> left;
+    left.swap(search_.dropped);
+    graph::Visited waiting;
+    for (const graph::Candidate &c : left) waiting.insert(c.id);
+    if (!given_) given_.emplace();
+    search_.visited.for_each([&](uint32_t id) {
+        if (!waiting.contains(id)) given_->insert(id);
+    });
+    search_.stats = {};  // what is met again does not count against hnsw.max_scan_tuples twice
+    if (!search_from_entry(view, grown_width())) return;
+    for (const graph::Candidate &c : left)
+        if (search_.visited.insert(c.id)) search_.dropped.push_back(c);
+    take_batch(view);
 }
 
 bool Scan::next_batch()
 {
-    if (state_ == State::done || !goes_on() || search_.dropped.empty()) return false;
+    if (state_ == State::done || !goes_on()) return false;
+    PageView view(index_, scorer_.get());
+    if (state_ == State::searching && freed_since()) {
+        search_again(view);
+        return true;
+    }
     auto &dropped = search_.dropped;
+    if (dropped.empty()) return false;
     if (state_ == State::searching) {
-        const size_t memory = dropped.capacity() * sizeof(graph::Candidate) + search_.visited.bytes();
+        const size_t memory =
+            dropped.capacity() * sizeof(graph::Candidate) + search_.visited.bytes() + (given_ ? given_->bytes() : 0);
         const double limit = static_cast<double>(work_mem) * 1024 * settings.scan_mem_multiplier;
         if (search_.stats.scored >= static_cast<uint64_t>(settings.max_scan_tuples) || static_cast<double>(memory) > limit) {
             state_ = State::draining;  // what has been met is still returned
             std::make_heap(dropped.begin(), dropped.end(), std::greater<>{});
         }
     }
-    PageView view(index_, scorer_.get());
     if (state_ == State::draining) {
         for (int i = 0; i < settings.ef_search && !dropped.empty(); ++i) {
             poll_interrupts();
             std::pop_heap(dropped.begin(), dropped.end(), std::greater<>{});
-            push_pending(view, dropped.back());
+            push_new(view, dropped.back());
             dropped.pop_back();
         }
         look_ahead(view);
         return true;
     }
     resume(view, settled_.empty() ? grown_width() : std::min(grown_width(), overlapping()));
+    if (freed_since()) search_again(view);
     return true;
 }
 
@@ -118,7 +151,7 @@ void Scan::take_batch(PageView &view)
 {
     for (const auto &e : search_.pool.entries()) {
         poll_interrupts();
-        if (e.counts) push_pending(view, {e.distance, e.id});
+        if (e.counts) push_new(view, {e.distance, e.id});
     }
     look_ahead(view);
 }
