@@ -21,7 +21,8 @@
 // Everything is native-endian, as in all of PostgreSQL's files. A page of another version raises an error that says REINDEX.
 //
 // LOCKS. Content locks are taken in this order: node page -> item page (upper, tids, payload) -> free-list page -> meta page; at
-// most one of each kind, but for two node pages, the lower number first. Bucket pages and directory pages are locked alone.
+// most one of each kind, but for two node pages, the lower number first, and two pages of tids, in any order: only vacuum locks
+// two, of which one runs at a time, and under the lock of the node's page. Bucket pages and directory pages are locked alone.
 // Searches lock nothing (resident.h); what they return is read again under a share lock. Heavyweight page locks of the index:
 // kUpdateLock: every insertion holds it in share mode while it runs; vacuum takes it exclusively for a moment, so that no insertion
 // is left that has seen the state before. kHashLock: share for a look-up or an entry, exclusive to split a bucket or double the
