@@ -9,7 +9,7 @@ use KVCache;
 use VectorKV;
 
 my $node = kv_node('kv_foreign_code', settings => ['max_connections = 20']);
-$node->safe_psql('postgres', 'CREATE ROLE mallory; CREATE ROLE hank SUPERUSER; CREATE ROLE clerk; GRANT CREATE ON SCHEMA public TO mallory, clerk');
+$node->safe_psql('postgres', 'CREATE ROLE mallory LOGIN; CREATE ROLE hank SUPERUSER; CREATE ROLE clerk; GRANT CREATE ON SCHEMA public TO mallory, clerk');
 
 my @calls = ("kv.append('c', 1, k(0, 1), v(0, 1))", "kv.seal('c', 1)", "kv.fork('c', 1, 900)", "kv.fork('c', 1, 901, 100)",
 	"kv.truncate('c', 2, 290)", "kv.truncate('c', 2, 100)", "kv.recode('c', 1, 'int4')", "kv.drop_sequence('c', 3)", "kv.collect('c')");
@@ -46,7 +46,7 @@ make_cache();
 $node->safe_psql('postgres', 'SET ROLE mallory; ' . join '; ', map { "CREATE TRIGGER evil$_ $timings[$_] EXECUTE FUNCTION evil()" } 0 .. $#timings);
 foreach my $call (@calls)
 {
-	isnt($node->safe_psql('postgres', "SET ROLE mallory; SELECT $call IS NULL"), '', "$call: works for the grantee");
+	isnt($node->safe_psql('postgres', "\\c - mallory\nSELECT $call IS NULL"), '', "$call: works for the grantee");
 }
 is($node->safe_psql('postgres', 'SELECT DISTINCT who FROM ran'), 'mallory', 'his triggers ran as he');
 is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT what, ', ' ORDER BY what) FROM ran"),

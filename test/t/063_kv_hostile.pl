@@ -8,7 +8,7 @@ use Test::More;
 use VectorKV;
 
 my $node = new_node('kv_hostile');
-$node->safe_psql('postgres', 'CREATE EXTENSION vectorkv; CREATE ROLE bob; CREATE SCHEMA b AUTHORIZATION bob; CREATE SCHEMA bad AUTHORIZATION bob');
+$node->safe_psql('postgres', 'CREATE EXTENSION vectorkv; CREATE ROLE bob LOGIN; CREATE SCHEMA b AUTHORIZATION bob; CREATE SCHEMA bad AUTHORIZATION bob');
 my $tokens = "(SELECT array_fill(0.5::real, ARRAY[1,1,%d,64])::kv.tensor)";
 my $query = "array_fill(0.5::real, ARRAY[%s64])::kv.tensor";
 my ($one, $batch) = (sprintf($query, '1,'), sprintf($query, '1,1,'));
@@ -21,7 +21,7 @@ sub calls
 		"kv.seal('$name', 1)", "kv.append('$name', 1, " . join(', ', (sprintf($tokens, 1)) x 2) . ")", "kv.recode('$name', 1, 'f16')", "kv.truncate('$name', 1, 100)",
 		"kv.fork('$name', 1, 9, 100)", "kv.drop_sequence('$name', 1)", "count(*) FROM kv.check_cache('$name')", "kv.collect('$name')");
 }
-sub as_bob { my ($sql) = @_; return "SET client_min_messages = error; SET ROLE bob; $sql"; }
+sub as_bob { my ($sql) = @_; return "\\c - bob\nSET client_min_messages = error; $sql"; }
 
 # Columns of other types, in a session that knows the cache and in one that does not.
 $node->safe_psql('postgres', as_bob("SELECT kv.create_cache('b.c', 1, 1, 1, 64, 'int8', 'logged');" . fill('b.c', 1, 200) . "SELECT kv.seal('b.c', 1);" . fill('b.c', 1, 5)));

@@ -11,7 +11,8 @@ use VectorKV;
 my $node = kv_node('kv_owner_code', settings => ['max_connections = 20']);
 my $tensor = "'f32[1,1,1,8]{1,2,3,4,5,6,7,8}'";
 $node->safe_psql('postgres', <<'SQL');
-CREATE ROLE att; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE bob; CREATE ROLE carol; CREATE ROLE mallory;
+CREATE ROLE att LOGIN; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE bob LOGIN; CREATE ROLE carol; CREATE ROLE mallory;
+CREATE ROLE pool LOGIN NOINHERIT; GRANT att TO pool;
 CREATE SCHEMA att AUTHORIZATION att; CREATE SCHEMA car AUTHORIZATION carol; CREATE SCHEMA gen AUTHORIZATION bob;
 GRANT USAGE ON SCHEMA att, car, gen TO PUBLIC;
 CREATE TABLE ran (who name, via text); CREATE SEQUENCE hits; GRANT ALL ON ran, hits TO PUBLIC;
@@ -31,6 +32,9 @@ SQL
 
 my $number = 0;
 my $cache;
+
+# What follows in the same script, in a session of the role's own: not one that RESET ROLE makes another's again.
+sub connected { my ($role) = @_; return "\\c - $role\n"; }
 
 sub make_cache
 {
@@ -80,8 +84,10 @@ foreach my $case (@made)
 	like(sqlstate_of($node, "$reads SELECT kv.length('$cache', 1)"), qr/^42501: $what/, "$mine: refused to read, too, where the planner would be asked") if $reads;
 	like(sqlstate_of($node, "BEGIN READ ONLY;$reads SELECT count(*) FROM kv.check_cache('$cache')"), qr/^42501: $what/, 'READ ONLY as well');
 	my ($code, $out, $err) = $node->psql('postgres', "SELECT kv.append('$cache', 1, $tensor, $tensor)");
-	like($err, qr/DETAIL:  It is "$name"\..*\nHINT:  Drop it, or call as the owner/, 'the error names it and says what to do');
-	is($node->safe_psql('postgres', "SET ROLE att; SELECT kv.append('$cache', 1, $tensor, $tensor)"), '2', 'its owner is served');
+	like($err, qr/DETAIL:  It is "$name"\..*\nHINT:  Drop it, or connect as the owner/, 'the error names it and says what to do');
+	is($node->safe_psql('postgres', connected('att') . "SELECT kv.append('$cache', 1, $tensor, $tensor)"), '2', 'its owner is served');
+	like(sqlstate_of($node, "$_ SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: $what/, "who can go back from the owner to more is not: $_")
+	  foreach 'SET ROLE att;', 'SET SESSION AUTHORIZATION att;', 'SET SESSION AUTHORIZATION att; SET ROLE att;', connected('pool') . 'SET ROLE att;';
 	is_quiet($mine);
 	$node->safe_psql('postgres', "SET ROLE att; DROP TABLE IF EXISTS att.above, att.below CASCADE; DROP STATISTICS IF EXISTS att.s; DROP INDEX IF EXISTS att.i");
 }
@@ -91,10 +97,26 @@ $node->safe_psql('postgres', "CREATE ROLE boss SUPERUSER; CREATE ROLE free BYPAS
 foreach my $as ('NOINHERIT; GRANT boss TO', 'NOINHERIT; GRANT step TO', 'NOINHERIT; GRANT pg_read_all_data TO', 'NOINHERIT; GRANT att TO', 'CREATEROLE; GRANT plain TO', 'REPLICATION; GRANT plain TO', 'NOINHERIT; GRANT plain TO')
 {
 	make_cache();
-	$node->safe_psql('postgres', "CREATE ROLE more_$number $as more_$number; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO more_$number; SET ROLE att; ALTER TABLE $cache ADD CHECK (att.evil(seq, 'check') = seq)");
+	$node->safe_psql('postgres', "CREATE ROLE more_$number LOGIN $as more_$number; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO more_$number; SET ROLE att; ALTER TABLE $cache ADD CHECK (att.evil(seq, 'check') = seq)");
 	my $expected = $as eq 'NOINHERIT; GRANT plain TO' ? qr/^$/ : qr/^42501: a check/;
-	like(sqlstate_of($node, "SET SESSION AUTHORIZATION more_$number; SELECT kv.append('$cache', 1, $tensor, $tensor)"), $expected, "CREATE ROLE ... $as it: whether code of the owner serves");
+	like(sqlstate_of($node, connected("more_$number") . "SELECT kv.append('$cache', 1, $tensor, $tensor)"), $expected, "CREATE ROLE ... $as it: whether code of the owner serves");
 	is_quiet($as) if $as !~ /^NOINHERIT; GRANT plain/;
+}
+
+# A trigger of the owner's that goes back to the role of the session. Within SECURITY DEFINER functions it cannot.
+make_cache();
+$node->safe_psql('postgres', "SET ROLE att; CREATE FUNCTION att.back() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN "
+	  . "BEGIN EXECUTE TG_ARGV[0]; EXCEPTION WHEN OTHERS THEN NULL; END; PERFORM att.note('back'); RETURN NEW; END \$\$; "
+	  . "CREATE FUNCTION att.append() RETURNS int LANGUAGE sql SECURITY DEFINER AS \$\$ SELECT kv.append('$cache', 1, $tensor, $tensor) \$\$");
+foreach my $back ('RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET ROLE dave', 'SET ROLE NONE', 'SET SESSION AUTHORIZATION DEFAULT')
+{
+	$node->safe_psql('postgres', "SET ROLE att; CREATE OR REPLACE TRIGGER back BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION att.back('$back'); ALTER TABLE $cache ENABLE ALWAYS TRIGGER back");
+	foreach my $set ('SET ROLE att', 'SET SESSION AUTHORIZATION att', connected('pool') . 'SET ROLE att')
+	{
+		like(sqlstate_of($node, "$set; SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: trigger "back"/, "$set, trigger $back: refused");
+		is($node->safe_psql('postgres', "$set; SELECT att.append() > 1"), 't', "$set, trigger $back: served in a SECURITY DEFINER function");
+		is_quiet("$set, $back");
+	}
 }
 
 # Policies, where row security binds a caller who is more than the owner; those of kv.enable_tenants serve.
@@ -148,26 +170,26 @@ sub make_shared
 $node->safe_psql('postgres', "GRANT CREATE ON SCHEMA public TO mallory; SET ROLE mallory; CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM att.note(TG_TABLE_NAME); RETURN COALESCE(OLD, NEW); END'");
 make_shared();
 $node->safe_psql('postgres', "SET ROLE carol; INSERT INTO car.old$number SELECT * FROM ${cache}_tail; SET ROLE mallory; CREATE TRIGGER evil BEFORE DELETE ON car.old$number FOR EACH ROW EXECUTE FUNCTION evil()");
-is($node->safe_psql('postgres', "SET ROLE bob; SELECT kv.drop_sequence('$cache', 1)"), 't', 'children are left alone');
+is($node->safe_psql('postgres', connected('bob') . "SELECT kv.drop_sequence('$cache', 1)"), 't', 'children are left alone');
 is_quiet('a trigger on a child');
 $node->safe_psql('postgres', "ALTER TABLE car.old$number OWNER TO mallory");
-like(sqlstate_of($node, "SET ROLE bob; SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: a child of table/, 'one that is somebody else\'s is refused');
+like(sqlstate_of($node, connected('bob') . "SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: a child of table/, 'one that is somebody else\'s is refused');
 
 # Foreign keys that lead to a partitioned table, whose partitions have triggers of others.
 make_cache('bob', 'gen');
 $node->safe_psql('postgres', "SET ROLE bob; CREATE TABLE gen.parts (seq bigint REFERENCES $cache ON DELETE CASCADE) PARTITION BY LIST (seq); CREATE TABLE gen.part PARTITION OF gen.parts DEFAULT; "
 	  . "INSERT INTO gen.parts VALUES (1); GRANT TRIGGER ON gen.part TO mallory; SET ROLE mallory; CREATE TRIGGER evil AFTER DELETE ON gen.part FOR EACH ROW EXECUTE FUNCTION evil()");
-like(sqlstate_of($node, "SET ROLE bob; SELECT kv.drop_sequence('$cache', 1)"), qr/^42501: trigger "evil" on table "part"/, 'triggers on partitions that a foreign key leads to are looked at');
+like(sqlstate_of($node, connected('bob') . "SELECT kv.drop_sequence('$cache', 1)"), qr/^42501: trigger "evil" on table "part"/, 'triggers on partitions that a foreign key leads to are looked at');
 is_quiet('a trigger on a partition');
 $node->safe_psql('postgres', "DROP TRIGGER evil ON gen.part");
-is($node->safe_psql('postgres', "SET ROLE bob; SELECT kv.drop_sequence('$cache', 1), (SELECT count(*) FROM gen.parts)"), 't|1', 'without them it cascades');
+is($node->safe_psql('postgres', connected('bob') . "SELECT kv.drop_sequence('$cache', 1), (SELECT count(*) FROM gen.parts)"), 't|1', 'without them it cascades');
 
 # A generic function of the caller's is nobody else's to use.
 $node->safe_psql('postgres', "SET ROLE bob; CREATE FUNCTION gen.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF TG_NARGS > 0 THEN EXECUTE format(''INSERT INTO %s VALUES (current_user, %L)'', TG_ARGV[0], TG_NAME); END IF; RETURN NEW; END'");
 make_cache('carol', 'car');
 $node->safe_psql('postgres', "SET ROLE carol; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO bob; GRANT TRIGGER ON $cache TO mallory; "
 	  . "SET ROLE mallory; CREATE TRIGGER lent BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION gen.audit('public.ran(who, via)')");
-my $append = "SET ROLE bob; SELECT kv.append('$cache', 1, $tensor, $tensor)";
+my $append = connected('bob') . "SELECT kv.append('$cache', 1, $tensor, $tensor)";
 like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'a trigger that lends itself the function of the caller is refused');
 $node->safe_psql('postgres', "REVOKE TRIGGER ON $cache FROM mallory");
 like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'also when the privilege has been revoked');

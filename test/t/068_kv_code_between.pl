@@ -12,9 +12,14 @@ my $tensor = "'f32[1,1,1,8]{1,2,3,4,5,6,7,8}'";
 my $trigger = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN COALESCE(NEW, OLD); END'";
 $node->safe_psql('postgres', <<"SQL");
 CREATE EXTENSION vectorkv CASCADE;
-CREATE ROLE att; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE mallory; CREATE ROLE dora; GRANT att TO dora; CREATE ROLE bob;
+CREATE ROLE att; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE mallory; CREATE ROLE dora; GRANT att TO dora; CREATE ROLE bob; CREATE ROLE carol;
 CREATE SCHEMA att AUTHORIZATION att; GRANT USAGE ON SCHEMA att TO PUBLIC; CREATE SCHEMA far; GRANT ALL ON SCHEMA far TO PUBLIC;
 CREATE FUNCTION said(sql text) RETURNS text LANGUAGE plpgsql AS 'BEGIN EXECUTE sql; RETURN ''served''; EXCEPTION WHEN insufficient_privilege THEN RETURN SQLERRM; END';
+-- After SET ROLE a superuser is still one; within such a function a caller is only whom it belongs to.
+CREATE FUNCTION as_bob(sql text) RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS 'DECLARE length int; BEGIN EXECUTE sql INTO length; RETURN length; END';
+CREATE FUNCTION as_carol(sql text) RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS 'DECLARE length int; BEGIN EXECUTE sql INTO length; RETURN length; END';
+CREATE FUNCTION as_att(sql text) RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS 'DECLARE length int; BEGIN EXECUTE sql INTO length; RETURN length; END';
+ALTER FUNCTION as_bob OWNER TO bob; ALTER FUNCTION as_carol OWNER TO carol; ALTER FUNCTION as_att OWNER TO att;
 SET ROLE att; CREATE FUNCTION att.evil(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT \$1'; CREATE DOMAIN att.dom AS bigint CHECK (att.evil(VALUE) = VALUE);
 CREATE FUNCTION att.mine() $trigger;
 SET ROLE mallory; CREATE FUNCTION far.evil() $trigger;
@@ -59,8 +64,14 @@ my @cases = (
 
 my ($number, $other) = (0, $node->background_psql('postgres'));
 my ($by, $cache);
-sub call { return "SET ROLE $by; SELECT kv.append('$cache', 1, $tensor, $tensor); RESET ROLE;" }
-sub answer { return "SET ROLE $by; SELECT said(\$\$SELECT kv.append('$cache', 1, $tensor, $tensor)\$\$); RESET ROLE;" }
+sub statement
+{
+	my $append = "SELECT kv.append('$cache', 1, $tensor, $tensor)";
+	return $by =~ /bob|carol|att/ ? "SELECT public.as_$by(\$call\$$append\$call\$)" : $append;
+}
+sub role { return $by =~ /bob|carol|att/ ? '' : "SET ROLE $by;"; }
+sub call { return role() . statement() . '; RESET ROLE;' }
+sub answer { return role() . 'SELECT said($$' . statement() . '$$); RESET ROLE;' }
 
 # The calls that must answer with these lengths, and the error of the last.
 sub ok_refused
@@ -125,7 +136,7 @@ $maker->quit;
 
 # What was looked at for one who may change nothing says nothing to another.
 ($by, $cache) = ('carol', 'att.between');
-$node->safe_psql('postgres', "CREATE ROLE carol; SET ROLE att; SELECT kv.create_cache('$cache', 1, 1, 1, 8); GRANT TRIGGER ON ${cache}_tail TO mallory; " . $grant =~ s/CACHE/$cache/gr .
+$node->safe_psql('postgres', "SET ROLE att; SELECT kv.create_cache('$cache', 1, 1, 1, 8); GRANT TRIGGER ON ${cache}_tail TO mallory; " . $grant =~ s/CACHE/$cache/gr .
 	"; SET ROLE mallory; CREATE TRIGGER mine BEFORE INSERT ON ${cache}_tail $each far.evil()");
 like($other->query_safe(answer()), qr/^permission denied/, 'one without rights');
 $by = 'bob';
@@ -137,5 +148,12 @@ $other->quit;
 $node->safe_psql('postgres', "SET ROLE att; SELECT kv.create_cache('$cache', 1, 1, 1, 8); CREATE TRIGGER mine BEFORE UPDATE ON $cache $each att.mine()");
 ok_refused('a trigger that is back', "BEGIN; SAVEPOINT s; DROP TRIGGER mine ON $cache;" . call() . 'ROLLBACK TO s;' . call(), '1', 'trigger "mine"');
 ok_refused('the same after the transaction', "BEGIN; DROP TRIGGER mine ON $cache;" . call() . 'ROLLBACK;' . call(), '1', 'trigger "mine"');
+
+# Nor does what was looked at for the owner in a SECURITY DEFINER function, where nothing can go back to the session's role.
+($by, $cache) = ('att', 'att.definer');
+$node->safe_psql('postgres', "SET ROLE att; SELECT kv.create_cache('$cache', 1, 1, 1, 8); CREATE TRIGGER mine BEFORE UPDATE ON $cache $each att.mine(); ALTER TABLE $cache ADD CHECK (att.evil(seq) = seq)");
+ok_refused('SET ROLE after a SECURITY DEFINER function', call() . call() . "SET ROLE att; SELECT kv.append('$cache', 1, $tensor, $tensor)", "1\n2", 'a check');
+$node->safe_psql('postgres', "SET ROLE att; ALTER TABLE $cache DROP CONSTRAINT definer_seq_check");
+ok_refused('the same with a trigger', call() . call() . "SET ROLE att; SELECT kv.append('$cache', 1, $tensor, $tensor)", "3\n4", 'trigger "mine"');
 
 done_testing();

@@ -15,17 +15,18 @@ namespace {
 struct Table {
     Relation rel;
     Oid user, header;
+    Oid more;  // the role of the caller that is more than the owner
 };
 
 [[noreturn]] void refuse(const Table &table, const char *what, const char *name)
 {
     ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
             errmsg("%s of table \"%s\" would run code of its owner with the rights of role \"%s\"", what,
-                   RelationGetRelationName(table.rel), GetUserNameFromId(table.user, false)),
+                   RelationGetRelationName(table.rel), GetUserNameFromId(table.more, false)),
             errdetail("It is \"%s\". For a role with more rights than the owner of the table serves only what kv.create_cache and "
                       "kv.enable_tenants make, and what computes by built-in functions on built-in types.",
                       name),
-            errhint("Drop it, or call as the owner of the table: SET ROLE."));
+            errhint("Drop it, or connect as the owner of the table. SET ROLE does not suffice: code of his can RESET ROLE."));
 }
 
 void check_kind(const Table &table)
@@ -101,9 +102,10 @@ void check_policies(const Table &table)
     }
 }
 
-void check_table(const Table &table)
+void check_table(Table table)
 {
-    if (!trust_of(table.user, table.rel->rd_rel->relowner).more) return;
+    table.more = trust_of(table.user, table.rel->rd_rel->relowner).more;
+    if (!OidIsValid(table.more)) return;
     check_kind(table);
     check_columns(table);
     check_indexes(table);
@@ -120,7 +122,7 @@ Belief belief_now(const Cache *c)
 bool is_more_than_an_owner(const Oid (&tables)[3])
 {
     for (Oid relid : tables)
-        if (trust_of(GetUserId(), owner_of(relid)).more) return true;
+        if (OidIsValid(trust_of(GetUserId(), owner_of(relid)).more)) return true;
     return false;
 }
 
@@ -131,7 +133,7 @@ void refuse_owner_code(const Oid (&tables)[3])
     for (Oid relid : tables) {
         fault_point();
         Relation rel = table_open(relid, AccessShareLock);
-        check_table({rel, GetUserId(), tables[0]});
+        check_table({rel, GetUserId(), tables[0], InvalidOid});
         table_close(rel, NoLock);
     }
 }

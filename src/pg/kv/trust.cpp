@@ -8,7 +8,7 @@ namespace vkv::kv {
 
 namespace {
 
-TrustChanges changes{1, 1};
+TrustChanges changes{1, 1, InvalidOid, InvalidOid};
 
 void heard(Datum, int cache, uint32) { ++(cache == PROCOID ? changes.functions : changes.roles); }
 
@@ -67,6 +67,20 @@ bool has_power(Oid role)
 // Has the author the rights of a role, and those that it has by SET ROLE only?
 bool acts_as(Oid author, Oid role) { return has_privs_of_role(author, role) && compat::may_set_role(author, role); }
 
+bool is_more(Oid role, Oid owner) { return !acts_as(owner, role) && (has_power(role) || is_member_of_role(role, owner)); }
+
+// The roles of a caller: the current one, and those that RESET ROLE and RESET SESSION AUTHORIZATION bring back, to which SET ROLE
+// is held as well. Within SECURITY DEFINER functions PostgreSQL refuses all of these.
+struct Caller {
+    Oid roles[3];
+    explicit Caller(Oid user) : roles{user, InvalidOid, InvalidOid}
+    {
+        if (InLocalUserIdChange() || InSecurityRestrictedOperation()) return;
+        if (GetSessionUserId() != user) roles[1] = GetSessionUserId();
+        if (GetAuthenticatedUserId() != user && GetAuthenticatedUserId() != GetSessionUserId()) roles[2] = GetAuthenticatedUserId();
+    }
+};
+
 bool all_trusted(const Acl *acl, const Trust &trust)
 {
     const AclItem *items = ACL_DAT(acl);
@@ -93,13 +107,17 @@ bool only_trusted_hold_trigger(Oid table, const Trust &trust)
 
 Trust trust_of(Oid user, Oid owner)
 {
-    if (acts_as(owner, user)) return {user, owner, false};
-    return {user, owner, has_power(user) || is_member_of_role(user, owner)};
+    for (Oid role : Caller(user).roles)
+        if (OidIsValid(role) && is_more(role, owner)) return {user, owner, role};
+    return {user, owner, InvalidOid};
 }
 
 bool is_trusted(Oid author, const Trust &trust)
 {
-    return acts_as(author, trust.user) || (!trust.more && acts_as(author, trust.owner));
+    if (!OidIsValid(trust.more) && acts_as(author, trust.owner)) return true;
+    for (Oid role : Caller(trust.user).roles)
+        if (OidIsValid(role) && !acts_as(author, role)) return false;
+    return true;
 }
 
 bool only_trusted_make_triggers(Oid table, const Trust &trust)
@@ -116,7 +134,8 @@ TrustChanges trust_changes()
 {
     listen();
     AcceptInvalidationMessages();
-    return changes;
+    const Caller caller(GetUserId());
+    return {changes.roles, changes.functions, caller.roles[1], caller.roles[2]};
 }
 
 Oid owner_of(Oid table)

@@ -7,9 +7,10 @@ namespace vkv::kv {
 
 struct Trust {
     Oid user, owner;  // who calls, whose table it is
-    bool more;        // the caller may do what the owner may not: the owner's code is that of somebody else
+    Oid more;         // a role of the caller that may do what the owner may not: the owner's code is that of somebody else
 };
 
+// Of the caller's roles are also those to which code that he runs can go back (RESET ROLE).
 Trust trust_of(Oid user, Oid owner);
 
 // Who has the rights of the caller does nothing new with them; the table's owner is believed by all but those who are more.
@@ -20,9 +21,10 @@ bool is_trusted(Oid author, const Trust &trust);
 bool only_trusted_make_triggers(Oid table, const Trust &trust);
 
 // Numbers that are others after each change of what trust depends on, that this session has heard of: of roles and their members,
-// and of functions.
+// and of functions; and the roles besides the current one that the caller can go back to.
 struct TrustChanges {
     uint64_t roles, functions;
+    Oid session, login;
     bool operator==(const TrustChanges &) const = default;
 };
 TrustChanges trust_changes();  // hears what there is to hear
