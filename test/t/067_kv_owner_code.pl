@@ -211,4 +211,23 @@ $node->safe_psql('postgres', "DELETE FROM kv.caches WHERE cache = '$cache'::regc
 like(sqlstate_of($node, "SELECT kv.adopt_cache('$cache', 1, 1, 1, 8)"), qr/^42501: an index/, 'tables with such code are not adopted by a superuser');
 is_quiet('kv.adopt_cache');
 
+# Tables that are renamed while it waits for them: those that it registers are those that it has looked at.
+foreach my $suffix ('')
+{
+	make_cache();
+	$node->safe_psql('postgres', "DELETE FROM kv.caches WHERE cache = '$cache'::regclass; SET ROLE att; CREATE TABLE att.other$suffix (LIKE $cache$suffix INCLUDING ALL); "
+		  . "ALTER TABLE att.other$suffix ADD CHECK (att.evil(1, 'renamed') = 1)");
+	(my $name = $cache . $suffix) =~ s/^att\.//;
+	$holder = $node->background_psql('postgres');
+	$holder->query_safe("SET ROLE att; BEGIN; ALTER TABLE $cache$suffix RENAME TO was$number; ALTER TABLE att.other$suffix RENAME TO $name");
+	$waiter = $node->background_psql('postgres', on_error_stop => 0);
+	$waiter->query_until(qr/started/, "\\echo started\nSELECT kv.adopt_cache('$cache', 1, 1, 1, 8);\n");
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%adopt%' AND pid <> pg_backend_pid()"), 'kv.adopt_cache waits');
+	$holder->query_safe('COMMIT');
+	$waiter->query('SELECT 1');
+	is($node->safe_psql('postgres', "SELECT count(*) FROM kv.caches WHERE '$cache$suffix'::regclass IN (cache, sealed, tail)"), '0', "a table$suffix of that name that it has not looked at is not registered");
+	$holder->quit;
+	$waiter->quit;
+}
+
 done_testing();

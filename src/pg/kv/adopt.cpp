@@ -70,6 +70,10 @@ Oid owned_table(const Request &r, const char *suffix, Oid owner)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s.%s\" does not exist", r.schema, name),
                 errhint("A cache is dumped with all of its tables: pg_dump -t '%s' -t '%s_*'.", r.name, r.name));
     LockRelationOid(relid, ShareRowExclusiveLock);
+    // What was renamed before the lock was had is another table than the one of that name.
+    if (relation_named(r, suffix) != relid)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was renamed or dropped meanwhile", name),
+                errhint("Call kv.adopt_cache again."));
     HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
     if (!HeapTupleIsValid(row)) ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was dropped", name));
     const Form_pg_class form = reinterpret_cast<Form_pg_class>(GETSTRUCT(row));
@@ -188,6 +192,9 @@ SQL_FUNCTION(kv_adopt_cache)
     if (SPI_processed > 0) throw Error(Errc::duplicate_object, message("\"%s\" is a KV cache already", r.name));
     for (const Table &table : kTables)
         check_layout(psprintf("%s%s", r.name, table.suffix), owned_table(r, table.suffix, owner), table);
+    if (relation_named(r, "") != header)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was renamed meanwhile", r.name),
+                errhint("Call kv.adopt_cache again."));
     refuse_owner_code({header, relation_named(r, "_sealed"), relation_named(r, "_tail")});
     r.logged = get_rel_persistence(relation_named(r, "_tail")) != RELPERSISTENCE_UNLOGGED;
     read_geometry(fcinfo, &r);
