@@ -141,6 +141,7 @@ private:
         for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node, &forced);
         // Among nothing but tombstones: the entry, dead too, leads to it. Vacuum keeps it until there is another.
         if (!linked && entry.node != kNoNode) linked = linker.force(entry.node, node, &forced);
+        // Again: a vacuum that began since the linker said so has taken the mark away.
         if (!forced.cut.empty()) set_paths(index_.rel(), Paths::cut);
         if (entry.node == kNoNode || level > entry.level) set_entry(node, level);
         finish_node(node, upper, payload, false);

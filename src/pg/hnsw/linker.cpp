@@ -277,7 +277,10 @@ uint32_t Linker::take_over(uint32_t to, uint32_t moved)
             if (may_drop(now, now[i], 0)) out = i;
         if (out == n) out = find_spare(after, n, &detour);
         const bool nothing_lost = out < n;
-        if (!nothing_lost) out = n - 1;
+        if (!nothing_lost) {
+            out = n - 1;
+            announce_cut();
+        }
         after[out] = moved;
         after.pop_back();
         if (!replace(to, 0, now, after, detour)) continue;
@@ -288,6 +291,12 @@ uint32_t Linker::take_over(uint32_t to, uint32_t moved)
         return nothing_lost ? kNoNode : now[out];
     }
     return moved;
+}
+
+// Before an insertion cuts a path: a crash after the cut finds the mark. (Vacuum's own mark stands while it runs.)
+void Linker::announce_cut()
+{
+    if (inserted_ != kNoNode) set_paths(index_.rel(), Paths::cut);
 }
 
 bool Linker::force(uint32_t from, uint32_t to, Forced *forced)
@@ -314,7 +323,11 @@ bool Linker::force(uint32_t from, uint32_t to, Forced *forced)
         if (forced && cut != kNoNode) forced->cut.push_back(cut);
         std::vector<uint32_t> after(now.begin(), now.end());
         after[out] = to;
-        if (replace(from, 0, now, after)) {
+        // Another insertion may drop that link meanwhile, counting on the one that goes here: then all this is done again.
+        bool leads = false;
+        if (hand_on && cut != moved) view_.peek(to, [&](const NodeHeader *node, const uint8_t *) { leads = leads_on(to, node); });
+        if (cut == moved && hand_on) announce_cut();
+        if (replace(from, 0, now, after, leads ? Detour{to, moved} : Detour{})) {
             if (forced && hand_on) forced->moved = moved;
             return true;
         }
