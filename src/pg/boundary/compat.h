@@ -156,10 +156,10 @@ void for_blocks(TIDBitmap *rows, F &&use)
 inline bool walk_query(Query *query, bool (*walker)(Node *, void *), void *context)
 {
 #if PG_VERSION_NUM >= 160000
-    return query_tree_walker(query, walker, context, QTW_EXAMINE_RTES_BEFORE);
+    return query_tree_walker(query, walker, context, QTW_EXAMINE_RTES_BEFORE | QTW_EXAMINE_SORTGROUP);
 #else
     return query_tree_walker(query, reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(walker)), context,
-                             QTW_EXAMINE_RTES_BEFORE);
+                             QTW_EXAMINE_RTES_BEFORE | QTW_EXAMINE_SORTGROUP);
 #endif
 }
 

@@ -48,6 +48,36 @@ bool may_run_code(Oid oid, void *)
     return !function.immutable && strcmp(get_func_name(oid), "new_id") != 0;
 }
 
+// Whoever makes an operator names its function and its negator, which the planner puts in its place: of those over built-in
+// functions, too.
+bool is_strange_operator(Oid oid)
+{
+    if (!OidIsValid(oid)) return false;
+    HeapTuple row = SearchSysCache1(OPEROID, ObjectIdGetDatum(oid));
+    if (!HeapTupleIsValid(row)) return true;
+    const Oid schema = reinterpret_cast<Form_pg_operator>(GETSTRUCT(row))->oprnamespace;
+    ReleaseSysCache(row);
+    return schema != PG_CATALOG_NAMESPACE && !is_ours(getExtensionOfObject(OperatorRelationId, oid));
+}
+
+bool has_strange_operator(const Node *node)
+{
+    switch (nodeTag(node)) {
+        case T_OpExpr:
+        case T_DistinctExpr:
+        case T_NullIfExpr:
+            return is_strange_operator(reinterpret_cast<const OpExpr *>(node)->opno);
+        case T_ScalarArrayOpExpr:
+            return is_strange_operator(reinterpret_cast<const ScalarArrayOpExpr *>(node)->opno);
+        case T_SortGroupClause: {
+            const auto *clause = reinterpret_cast<const SortGroupClause *>(node);
+            return is_strange_operator(clause->eqop) || is_strange_operator(clause->sortop);
+        }
+        default:
+            return false;
+    }
+}
+
 // A table that the expression looks into, and nothing but such a table.
 bool is_other_table(const RangeTblEntry *entry, Oid readable)
 {
@@ -83,6 +113,7 @@ bool find_code(Node *node, void *context)
         case T_List:
             break;
         case T_SubLink:
+        case T_SortGroupClause:
         case T_TargetEntry:
         case T_FromExpr:
         case T_RangeTblRef:
@@ -96,7 +127,8 @@ bool find_code(Node *node, void *context)
         default:
             return true;
     }
-    return check_functions_in_node(node, may_run_code, context) || compat::walk_expression(node, find_code, context);
+    return has_strange_operator(node) || check_functions_in_node(node, may_run_code, context) ||
+           compat::walk_expression(node, find_code, context);
 }
 
 }  // namespace

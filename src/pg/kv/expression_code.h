@@ -5,8 +5,8 @@
 
 namespace vkv::kv {
 
-// True unless the expression only computes: with built-in immutable functions, some that look at the session, and those of schema
-// kv, on types of harmless_type. It may look into the table `readable`, as the policies of kv.enable_tenants do.
+// True unless the expression only computes: with built-in immutable functions and operators, some that look at the session, and
+// those of schema kv, on types of harmless_type. It may look into the table `readable`, as the policies of kv.enable_tenants do.
 bool has_code(Node *expression, Oid readable = InvalidOid);
 bool has_code(const char *stored);  // null: no expression
 
