@@ -16,6 +16,7 @@ CREATE ROLE pool LOGIN NOINHERIT; GRANT att TO pool;
 CREATE SCHEMA att AUTHORIZATION att; CREATE SCHEMA car AUTHORIZATION carol; CREATE SCHEMA gen AUTHORIZATION bob;
 GRANT USAGE ON SCHEMA att, car, gen TO PUBLIC;
 CREATE TABLE ran (who name, via text); CREATE SEQUENCE hits; GRANT ALL ON ran, hits TO PUBLIC;
+CREATE SCHEMA sec; CREATE SEQUENCE sec.numbers; GRANT USAGE ON SCHEMA sec TO att;
 SET ROLE att;
 -- Notes who runs it; what that is for, is said by the arguments.
 CREATE FUNCTION att.note(via text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
@@ -75,6 +76,9 @@ my @made = (
 	['ALTER TABLE CACHE ADD CHECK (NOT (seq OPERATOR(att.===) 77))', 'a check', '.*_check'],
 	['ALTER TABLE CACHE ADD CHECK (NOT (seq OPERATOR(att.===) ANY (ARRAY[77, 78])))', 'a check', '.*_check'],
 	['ALTER TABLE CACHE ADD COLUMN d bool DEFAULT (NOT (1::bigint OPERATOR(att.===) 77))', 'a column default', 'd'],
+	['ALTER TABLE CACHE ADD COLUMN t text; ALTER TABLE CACHE ALTER t SET DEFAULT current_setting(\'data_directory\', true)', 'a column default', 't'],
+	['ALTER TABLE CACHE ADD COLUMN t text; ALTER TABLE CACHE ALTER t SET DEFAULT current_setting(\'data_\' || \'directory\')', 'a column default', 't'],
+	['ALTER TABLE CACHE ADD COLUMN n bigint; ALTER TABLE CACHE ALTER n SET DEFAULT nextval(\'sec.numbers\')', 'a column default', 'n'],
 	['ALTER TABLE CACHE ADD CHECK (att.evil(seq, \'check\') = seq)', 'a check', '.*_check'],
 	['ALTER TABLE CACHE ADD COLUMN g bigint GENERATED ALWAYS AS (att.evil(seq, \'generated\')) STORED', 'a column default', 'g']);
 foreach my $case (@made)
@@ -213,6 +217,12 @@ is($node->safe_psql('postgres', "$append; SELECT * FROM ran"), "3\nbob|lent", 'w
 $node->safe_psql('postgres', "SET ROLE mallory; CREATE OR REPLACE TRIGGER lent BEFORE UPDATE ON $cache FOR EACH ROW EXECUTE FUNCTION gen.audit('public.ran(via, who)')");
 like(sqlstate_of($node, $append), qr/^42501: trigger "lent"/, 'which is gone when somebody replaces the trigger');
 
+# What the owner may do himself, serves.
+make_cache();
+$node->safe_psql('postgres', "SET ROLE att; CREATE SEQUENCE att.own; ALTER TABLE $cache ADD COLUMN t text, ADD COLUMN n bigint, ADD COLUMN m bigserial; "
+	  . "ALTER TABLE $cache ALTER t SET DEFAULT current_setting('app.customer', true), ALTER n SET DEFAULT nextval('att.own')");
+is($node->safe_psql('postgres', "SET app.customer = 'x'; SELECT kv.append('$cache', 2, $tensor, $tensor); SELECT t, n, m FROM $cache WHERE seq = 2"), "1\nx|1|2", 'own sequences and settings of applications serve in defaults');
+
 # A condition whose operator the planner replaces by its negator.
 make_cache('carol', 'car');
 $node->safe_psql('postgres', "SET ROLE carol; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO bob, att; SET ROLE att; "
@@ -246,5 +256,13 @@ foreach my $suffix ('')
 	$holder->quit;
 	$waiter->quit;
 }
+
+# A schema that was made for the extension's functions to be called in.
+$node->safe_psql('postgres', 'CREATE DATABASE prepared; GRANT CREATE ON DATABASE prepared TO mallory');
+$node->safe_psql('prepared', 'CREATE EXTENSION vector; SET ROLE mallory; CREATE SCHEMA kv');
+my (undef, undef, $prepared) = $node->psql('prepared', '\set VERBOSITY verbose
+CREATE EXTENSION vectorkv');
+like($prepared, qr/42501: schema "kv" exists and belongs to role "mallory"/, 'somebody else\'s schema is no place for the extension');
+$node->safe_psql('prepared', 'ALTER SCHEMA kv OWNER TO CURRENT_USER; CREATE EXTENSION vectorkv');
 
 done_testing();

@@ -78,6 +78,23 @@ bool has_strange_operator(const Node *node)
     }
 }
 
+// nextval and current_setting do what the caller may do: of sequences of the owner and settings of applications only.
+bool borrows_rights(const FuncExpr *call, Oid owner)
+{
+    const bool is_sequence = call->funcid == F_NEXTVAL;
+    if (!is_sequence && call->funcid != F_CURRENT_SETTING_TEXT && call->funcid != F_CURRENT_SETTING_TEXT_BOOL) return false;
+    const Node *first = static_cast<const Node *>(linitial(call->args));
+    if (nodeTag(first) != T_Const) return true;
+    const auto constant = reinterpret_cast<const Const *>(first);
+    if (constant->constisnull) return false;
+    if (is_sequence) return !has_privs_of_role(owner, owner_of(DatumGetObjectId(constant->constvalue)));
+    return !strchr(TextDatumGetCString(constant->constvalue), '.');
+}
+
+struct Reach {
+    Oid owner, readable;
+};
+
 // A table that the expression looks into, and nothing but such a table.
 bool is_other_table(const RangeTblEntry *entry, Oid readable)
 {
@@ -88,7 +105,7 @@ bool is_other_table(const RangeTblEntry *entry, Oid readable)
 bool find_code(Node *node, void *context)
 {
     if (!node) return false;
-    const Oid readable = *static_cast<Oid *>(context);
+    const Reach *reach = static_cast<Reach *>(context);
     switch (nodeTag(node)) {
         case T_Const:
             return !is_harmless_type(castNode(Const, node)->consttype);
@@ -97,7 +114,6 @@ bool find_code(Node *node, void *context)
         case T_DistinctExpr:
         case T_NullIfExpr:
         case T_ScalarArrayOpExpr:
-        case T_FuncExpr:
         case T_BoolExpr:
         case T_NullTest:
         case T_BooleanTest:
@@ -112,15 +128,18 @@ bool find_code(Node *node, void *context)
         case T_SQLValueFunction:
         case T_List:
             break;
+        case T_FuncExpr:
+            if (borrows_rights(castNode(FuncExpr, node), reach->owner)) return true;
+            break;
         case T_SubLink:
         case T_SortGroupClause:
         case T_TargetEntry:
         case T_FromExpr:
         case T_RangeTblRef:
-            if (!OidIsValid(readable)) return true;
+            if (!OidIsValid(reach->readable)) return true;
             break;
         case T_RangeTblEntry:
-            return is_other_table(castNode(RangeTblEntry, node), readable);
+            return is_other_table(castNode(RangeTblEntry, node), reach->readable);
         case T_Query:
             return castNode(Query, node)->commandType != CMD_SELECT ||
                    compat::walk_query(castNode(Query, node), find_code, context);
@@ -133,9 +152,16 @@ bool find_code(Node *node, void *context)
 
 }  // namespace
 
-bool has_code(Node *expression, Oid readable) { return find_code(expression, &readable); }
+bool has_code(Node *expression, Oid owner, Oid readable)
+{
+    Reach reach{owner, readable};
+    return find_code(expression, &reach);
+}
 
-bool has_code(const char *stored) { return stored && has_code(static_cast<Node *>(stringToNode(const_cast<char *>(stored)))); }
+bool has_code(const char *stored, Oid owner)
+{
+    return stored && has_code(static_cast<Node *>(stringToNode(const_cast<char *>(stored))), owner);
+}
 
 bool is_harmless_type(Oid type)
 {

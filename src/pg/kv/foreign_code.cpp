@@ -49,7 +49,7 @@ bool is_owners_word(const Trigger *trigger, const Trust &trust)
 // A trusted function in the hands of somebody else does his will: he chooses the table, the trigger's name and its arguments.
 bool is_trusted_trigger(Relation rel, const Trigger *trigger, const Trust &trust)
 {
-    if (has_code(trigger->tgqual)) return false;
+    if (has_code(trigger->tgqual, trust.owner)) return false;
     if (is_harmless_trigger_function(trigger->tgfoid)) return true;
     if (!is_trusted_function(trigger->tgfoid, trust)) return false;
     return is_owners_word(trigger, trust) || (trigger->tgnargs == 0 && only_trusted_make_triggers(RelationGetRelid(rel), trust));

@@ -49,6 +49,7 @@ void check_kind(const Table &table)
 
 void check_columns(const Table &table)
 {
+    const Oid owner = table.rel->rd_rel->relowner;
     TupleDesc desc = RelationGetDescr(table.rel);
     for (int i = 0; i < desc->natts; ++i) {
         const Form_pg_attribute column = TupleDescAttr(desc, i);
@@ -57,10 +58,10 @@ void check_columns(const Table &table)
     }
     const TupleConstr *constraints = desc->constr;
     for (int i = 0; constraints && i < constraints->num_defval; ++i)
-        if (has_code(constraints->defval[i].adbin))
+        if (has_code(constraints->defval[i].adbin, owner))
             refuse(table, "a column default", NameStr(TupleDescAttr(desc, constraints->defval[i].adnum - 1)->attname));
     for (int i = 0; constraints && i < constraints->num_check; ++i)
-        if (has_code(constraints->check[i].ccbin)) refuse(table, "a check", constraints->check[i].ccname);
+        if (has_code(constraints->check[i].ccbin, owner)) refuse(table, "a check", constraints->check[i].ccname);
 }
 
 // Of plain columns; its operator classes and its access method are superusers' to make.
@@ -93,11 +94,12 @@ void check_statistics(const Table &table)
 void check_policies(const Table &table)
 {
     if (!table.rel->rd_rsdesc || check_enable_rls(RelationGetRelid(table.rel), table.user, true) != RLS_ENABLED) return;
+    const Oid owner = table.rel->rd_rel->relowner;
     ListCell *cell;
     foreach (cell, table.rel->rd_rsdesc->policies) {
         const auto *policy = static_cast<RowSecurityPolicy *>(lfirst(cell));
-        if (has_code(reinterpret_cast<Node *>(policy->qual), table.header) ||
-            has_code(reinterpret_cast<Node *>(policy->with_check_qual), table.header))
+        if (has_code(reinterpret_cast<Node *>(policy->qual), owner, table.header) ||
+            has_code(reinterpret_cast<Node *>(policy->with_check_qual), owner, table.header))
             refuse(table, "a policy", policy->policy_name);
     }
 }
