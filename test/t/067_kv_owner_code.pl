@@ -11,7 +11,7 @@ use VectorKV;
 my $node = kv_node('kv_owner_code', settings => ['max_connections = 20']);
 my $tensor = "'f32[1,1,1,8]{1,2,3,4,5,6,7,8}'";
 $node->safe_psql('postgres', <<'SQL');
-CREATE ROLE att LOGIN; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE bob LOGIN; CREATE ROLE carol; CREATE ROLE mallory;
+CREATE ROLE att LOGIN; CREATE ROLE dave; GRANT att TO dave; CREATE ROLE bob LOGIN; CREATE ROLE carol LOGIN; CREATE ROLE mallory LOGIN;
 CREATE ROLE pool LOGIN NOINHERIT; GRANT att TO pool;
 CREATE SCHEMA att AUTHORIZATION att; CREATE SCHEMA car AUTHORIZATION carol; CREATE SCHEMA gen AUTHORIZATION bob;
 GRANT USAGE ON SCHEMA att, car, gen TO PUBLIC;
@@ -197,6 +197,29 @@ is_quiet('a trigger on a partition');
 $node->safe_psql('postgres', "DROP TRIGGER evil ON gen.part");
 is($node->safe_psql('postgres', connected('bob') . "SELECT kv.drop_sequence('$cache', 1), (SELECT count(*) FROM gen.parts)"), 't|1', 'without them it cascades');
 
+# Foreign keys without an action, too: to look for rows plans a query as the other table's owner, and what he queues then runs as the caller.
+$node->safe_psql('postgres', <<'SQL');
+CREATE SEQUENCE queued; GRANT USAGE ON SEQUENCE queued TO PUBLIC; GRANT CREATE ON SCHEMA public TO carol;
+CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM nextval(''public.queued''); RETURN NULL; END';
+CREATE FUNCTION push(bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN EXECUTE format(''INSERT INTO public.queue_%s VALUES (1)'', current_user); RETURN $1; END';
+CREATE FUNCTION folded(bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM public.push($1); RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END';
+SQL
+$node->safe_psql('postgres', "SET ROLE $_; CREATE TABLE queue_$_ (i int); CREATE CONSTRAINT TRIGGER late AFTER INSERT ON queue_$_ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late()") foreach qw(mallory carol);
+make_cache('carol', 'car');
+$node->safe_psql('postgres', "SET ROLE carol; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO bob, mallory; SELECT kv.append('$cache', s, $tensor, $tensor) FROM generate_series(2, 4) s; "
+	  . "SET ROLE mallory; CREATE TABLE looked_at (seq bigint REFERENCES $cache); CREATE INDEX ON looked_at ((folded(1))); RESET ROLE; SELECT setval('queued', 1, false)");
+my $seq = 0;
+my $super = $node->safe_psql('postgres', 'SELECT current_user');
+like(sqlstate_of($node, connected($_) . "SELECT kv.drop_sequence('$cache', " . ++$seq . ')'), qr/^42501: trigger "RI_ConstraintTrigger/, "a foreign key of somebody else's is refused for $_") foreach $super, qw(bob carol);
+is($node->safe_psql('postgres', 'SELECT is_called FROM queued'), 'f', 'nothing of it ran');
+is($node->safe_psql('postgres', connected('mallory') . "SELECT kv.drop_sequence('$cache', 4)"), 't', 'it serves its owner');
+$node->safe_psql('postgres', "DROP TABLE looked_at; SET ROLE carol; CREATE TABLE car.kinds (kind bigint PRIMARY KEY); INSERT INTO car.kinds VALUES (1); CREATE INDEX ON car.kinds ((folded(1))); "
+	  . "ALTER TABLE $cache ADD COLUMN kind bigint DEFAULT 1 REFERENCES car.kinds, ADD COLUMN parent bigint REFERENCES $cache; RESET ROLE; SELECT setval('queued', 1, false)");
+like(sqlstate_of($node, "SELECT kv.append('$cache', 5, $tensor, $tensor)"), qr/^42501: trigger "RI_ConstraintTrigger/, 'a foreign key to a table of the owner\'s is refused for a superuser');
+is($node->safe_psql('postgres', 'SELECT is_called FROM queued'), 'f', 'nothing of that ran');
+$node->safe_psql('postgres', "SET ROLE bob; CREATE TABLE gen.hanging (seq bigint REFERENCES $cache ON UPDATE CASCADE ON DELETE CASCADE)");
+is($node->safe_psql('postgres', connected('bob') . "SELECT kv.append('$cache', 5, $tensor, $tensor), kv.drop_sequence('$cache', 5)"), '1|t', 'for one who is not more it serves, also where his own table refers to the cache');
+
 # A generic function of the caller's is nobody else's to use.
 $node->safe_psql('postgres', "SET ROLE bob; CREATE FUNCTION gen.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF TG_NARGS > 0 THEN EXECUTE format(''INSERT INTO %s VALUES (current_user, %L)'', TG_ARGV[0], TG_NAME); END IF; RETURN NEW; END'");
 make_cache('carol', 'car');
@@ -227,7 +250,7 @@ is($node->safe_psql('postgres', "SET app.customer = 'x'; SELECT kv.append('$cach
 make_cache('carol', 'car');
 $node->safe_psql('postgres', "SET ROLE carol; GRANT ALL ON $cache, ${cache}_sealed, ${cache}_tail TO bob, att; SET ROLE att; "
 	  . "CREATE TRIGGER negated BEFORE UPDATE ON $cache FOR EACH ROW WHEN (NOT (OLD.seq OPERATOR(att.===) 77)) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
-like(sqlstate_of($node, "SET ROLE $_; SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: trigger "negated"/, "a condition with somebody's operator is refused for $_") foreach qw(postgres bob carol);
+like(sqlstate_of($node, connected($_) . "SELECT kv.append('$cache', 1, $tensor, $tensor)"), qr/^42501: trigger "negated"/, "a condition with somebody's operator is refused for $_") foreach $node->safe_psql('postgres', 'SELECT current_user'), qw(bob carol);
 is_quiet('an operator in a condition');
 is($node->safe_psql('postgres', 'SELECT is_called FROM att.negated'), 'f', 'no negator ran');
 

@@ -95,11 +95,23 @@ bool check_relatives(Relation rel, const Trust &trust)
     return !rel->rd_rel->relispartition && children == NIL;
 }
 
-bool check_triggers(Relation rel, Oid user, int depth);
+// Tables from which foreign keys have led to one, whose owners have been looked at.
+struct Path {
+    Oid table;
+    const Path *before;
+};
 
-// What a foreign key does to the rows that refer to a cache's is done as their table's owner, but the AFTER triggers there wait and
-// run as the caller.
-bool check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust, int depth)
+bool leads_back(Oid table, const Path *path)
+{
+    for (; path; path = path->before)
+        if (path->table == table) return true;
+    return false;
+}
+
+bool check_triggers(Relation rel, Oid user, const Path *path, int depth);
+
+// Does it change the rows that refer, or only look whether there are any?
+bool is_action(const Trigger *trigger)
 {
     switch (trigger->tgfoid) {
         case F_RI_FKEY_CASCADE_DEL:
@@ -108,43 +120,52 @@ bool check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust,
         case F_RI_FKEY_SETNULL_UPD:
         case F_RI_FKEY_SETDEFAULT_DEL:
         case F_RI_FKEY_SETDEFAULT_UPD:
-            break;
-        default:
             return true;
+        default:
+            return false;
     }
-    if (trigger->tgconstrrelid == RelationGetRelid(rel)) return true;
-    if (depth == kDeepest) refuse_trigger(rel, trigger, trust);
+}
+
+// What a foreign key does to another table's rows, and how it looks for them, is done as that table's owner, but deferred triggers
+// of what he runs, as expressions of his indexes when the look is planned, wait and run as the caller.
+bool check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust, const Path *path, int depth)
+{
+    const bool acts = is_action(trigger);
+    if (acts ? trigger->tgconstrrelid == RelationGetRelid(rel) : leads_back(trigger->tgconstrrelid, path)) return true;
+    if (!OidIsValid(trigger->tgconstrrelid) || depth == kDeepest) refuse_trigger(rel, trigger, trust);
     // What inherits from a table that is not partitioned is left alone.
-    LockRelationOid(trigger->tgconstrrelid, RowExclusiveLock);
+    const LOCKMODE lock = acts ? RowExclusiveLock : RowShareLock;
+    LockRelationOid(trigger->tgconstrrelid, lock);
     const bool partitioned = get_rel_relkind(trigger->tgconstrrelid) == RELKIND_PARTITIONED_TABLE;
     ListCell *cell;
-    foreach (cell, partitioned ? find_all_inheritors(trigger->tgconstrrelid, RowExclusiveLock, nullptr)
-                               : list_make1_oid(trigger->tgconstrrelid)) {
+    foreach (cell,
+             partitioned ? find_all_inheritors(trigger->tgconstrrelid, lock, nullptr) : list_make1_oid(trigger->tgconstrrelid)) {
         Relation other = relation_open(lfirst_oid(cell), NoLock);
         if (!is_trusted(other->rd_rel->relowner, trust)) refuse_trigger(rel, trigger, trust);
-        check_triggers(other, trust.user, depth + 1);
+        if (acts) check_triggers(other, trust.user, path, depth + 1);
         relation_close(other, NoLock);
     }
     return false;
 }
 
-bool check_trigger(Relation rel, const Trigger *trigger, const Trust &trust, int depth)
+bool check_trigger(Relation rel, const Trigger *trigger, const Trust &trust, const Path *path, int depth)
 {
-    if (RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE) return check_foreign_key(rel, trigger, trust, depth);
+    if (RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE) return check_foreign_key(rel, trigger, trust, path, depth);
     if (trigger->tgisinternal && trigger->tgfoid == F_UNIQUE_KEY_RECHECK) return true;
     if (!is_trusted_trigger(rel, trigger, trust)) refuse_trigger(rel, trigger, trust);
     return !trigger->tgqual && is_harmless_trigger_function(trigger->tgfoid);
 }
 
-bool check_triggers(Relation rel, Oid user, int depth)
+bool check_triggers(Relation rel, Oid user, const Path *before, int depth)
 {
+    const Path path{RelationGetRelid(rel), before};
     const Trust trust = trust_of(user, rel->rd_rel->relowner);
     bool lasts = check_relatives(rel, trust);
     // A copy, as the executor makes one: look-ups of functions let the relation cache give the list away.
     const TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
     for (int i = 0; triggers && i < triggers->numtriggers; ++i) {
         const Trigger *trigger = &triggers->triggers[i];
-        if (trigger->tgenabled != TRIGGER_DISABLED && !check_trigger(rel, trigger, trust, depth)) lasts = false;
+        if (trigger->tgenabled != TRIGGER_DISABLED && !check_trigger(rel, trigger, trust, &path, depth)) lasts = false;
     }
     return lasts;
 }
@@ -178,13 +199,14 @@ void look_at_triggers(Cache *c)
     TriggerBelief belief{GetUserId(), c->changes, trust, {}};
     tail_changes();  // knows the trigger on the tail
     const Oid tables[] = {c->header, c->sealed, c->tail};
+    const Path header{c->header, nullptr}, sealed{c->sealed, &header}, all{c->tail, &sealed};
     bool lasts = true;
     for (int i = 0; i < 3; ++i) {
         belief.changes[i] = may_change(tables[i]);
         if (!belief.changes[i]) continue;
         fault_point();
         Relation rel = table_open(tables[i], RowExclusiveLock);
-        if (!check_triggers(rel, GetUserId(), 0)) lasts = false;
+        if (!check_triggers(rel, GetUserId(), &all, 0)) lasts = false;
         table_close(rel, NoLock);
     }
     if (lasts) c->triggers = belief;
