@@ -42,6 +42,7 @@ $primary->safe_psql('postgres', 'CREATE EXTENSION dblink');
 foreach my $case ([ $primary, 1, 1800, 0 ], [ $primary, 100, 1800, 6 ], [ $standby, 1, 1800, 0 ])
 {
 	my ($reader, $first, $near, $kept) = @$case;
+	my $gone = "n BETWEEN 1 AND $near AND ($kept = 0 OR n % nullif($kept, 0) > 0)";    # on pages of their own: the cursor holds a pin on one of the others
 	my $live = 1201 + ($kept ? $near / $kept : 0);
 	my $connection = 'host=' . $reader->host . ' port=' . $reader->port . ' dbname=postgres';
 	my $result = $primary->safe_psql('postgres', <<"SQL");
@@ -51,7 +52,7 @@ CREATE TABLE found (id int);
 CREATE TABLE rings (id int, v vector(8));
 SELECT setseed(0.3);
 INSERT INTO rings SELECT n, (SELECT array_agg(0 * j + CASE WHEN n = 0 THEN 0.5 WHEN n <= $near THEN 0.45 + 0.1 * random() ELSE 0.8 + 0.1 * random() END)
-	FROM generate_series(1, 8) j)::real[]::vector FROM generate_series(0, $near + 1200) n;
+	FROM generate_series(1, 8) j)::real[]::vector FROM generate_series(0, $near + 1200) n ORDER BY $gone, n;
 CREATE INDEX ON rings USING hnsw (v vector_l2_ops);
 DELETE FROM rings WHERE id BETWEEN 1 AND $near AND ($kept = 0 OR id % nullif($kept, 0) > 0);
 CREATE OR REPLACE PROCEDURE wait_for_replay() LANGUAGE plpgsql AS \$\$ BEGIN
