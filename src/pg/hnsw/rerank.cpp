@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/nearest/distance.h"
+#include "pg/hnsw/hidden_rows.h"
 
 namespace vkv::hnsw {
 
@@ -22,6 +23,7 @@ HeapReader::HeapReader(Relation heap, Relation index, MemoryContext context)
         if (column_ == 0) {
             info_ = BuildIndexInfo(index);
             estate_ = CreateExecutorState();
+            computes_ = may_compute_on_any_row(heap, index, info_->ii_Expressions);
         }
         MemoryContextSwitchTo(old);
     });
@@ -110,7 +112,7 @@ void HeapReader::clear()
 // Bare PostgreSQL calls. The heap's own access method: what others make of a tuple that nobody sees is not known.
 bool HeapReader::fetch_original(ItemPointerData tid, bool detoasts, Datum *value)
 {
-    if (heap_->rd_tableam != GetHeapamTableAmRoutine() || (info_ && !detoasts)) return false;
+    if (heap_->rd_tableam != GetHeapamTableAmRoutine() || (info_ && !(detoasts && computes_))) return false;
     const BlockNumber block = ItemPointerGetBlockNumberNoCheck(&tid);
     if (block >= blocks_) blocks_ = RelationGetNumberOfBlocks(heap_);
     if (block >= blocks_) return false;

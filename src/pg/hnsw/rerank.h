@@ -31,6 +31,8 @@ public:
     // The indexed value of this tuple, whoever sees it, if use(value) takes it. Values that may go away while they are read, those
     // out of line and of expressions, only where detoasts says so, and of rows that are there at the moment.
     bool original(ItemPointerData tid, const Shape &shape, bool detoasts, const std::function<bool(const VectorView &)> &use);
+    // Whether the two above and original() may look at rows that the user may not see; if not, original() finds nothing.
+    bool may_compute() const { return computes_; }
     void reset();  // lets go of buffers
     void close();  // lets go of everything; the reader cannot be used any more
 
@@ -48,6 +50,7 @@ private:
     AttrNumber column_ = 0;      // of the heap; 0 for an expression
     IndexInfo *info_ = nullptr;  // expressions only
     EState *estate_ = nullptr;
+    bool computes_ = true;
     MemoryContext context_ = nullptr;
 };
 

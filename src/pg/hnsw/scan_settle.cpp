@@ -6,12 +6,12 @@
 
 namespace vkv::hnsw {
 
-// Null: there is no heap to ask.
+// Null: there is no heap to ask, or it may not be asked.
 HeapReader *Scan::heap(IndexScanDesc scan)
 {
     if (!heap_ && scan->heapRelation && !indifferent_)
         heap_.emplace(scan->heapRelation, scan->indexRelation, MemoryContextGetParent(context_));
-    return heap_ ? &*heap_ : nullptr;
+    return heap_ && heap_->may_compute() ? &*heap_ : nullptr;
 }
 
 float Scan::error_of(PageView &view, const graph::Candidate &c)
@@ -82,8 +82,10 @@ void Scan::settle(IndexScanDesc scan)
     }
     std::optional<double> exact = distance;
     const bool open = !index_.codec().exact() || p.refined;
-    if (open && (is_alone(p) || !heap(scan))) {
+    if (open && is_alone(p)) {
         exact = end_of(p);  // no nearer than it is: what comes late is measured against this
+    } else if (open && !heap(scan)) {
+        exact = (double{p.lower} + p.upper) / 2;  // what the codes say has to do
     } else if (open) {
         // The first of its tuples that the snapshot shows tells the distance.
         exact = heap_->distance(tids_, scan->xs_snapshot, s, query_);
