@@ -60,7 +60,7 @@ $node->restart;
 $node->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION '$folder'");
 $node->safe_psql('postgres', join ';', map { "CREATE TABLE one_$_ AS SELECT $_ AS id" } 0 .. 89);
 $node->safe_psql('postgres', "CREATE FUNCTION through_many(id int, v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS \$\$ "
-	  . "BEGIN IF id % 20 = 0 THEN FOR i IN 0 .. 89 LOOP EXECUTE 'SELECT id FROM one_' || i; END LOOP; END IF; RETURN v; END \$\$");
+	  . "BEGIN IF id % 20 = 0 THEN FOR i IN 0 .. 89 LOOP EXECUTE 'SELECT id FROM public.one_' || i; END LOOP; END IF; RETURN v; END \$\$");
 is(sqlstate_of($node, "SET temp_tablespaces = elsewhere; SET maintenance_work_mem = '1MB'; "
 	  . 'CREATE INDEX many_idx ON items USING hnsw ((through_many(id, embedding)::vector(384)) vector_cosine_ops)'), '', 'a build whose file is closed meanwhile');
 ok_sound($node, 'many_idx');

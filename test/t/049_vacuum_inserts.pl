@@ -29,7 +29,7 @@ while ($beside < 300 && $rounds++ < 20)
 	$node->safe_psql('postgres', "SET vacuum_cost_delay = '2ms'; SET vacuum_cost_limit = 400; VACUUM (INDEX_CLEANUP ON) t");
 	$beside += $node->safe_psql('postgres', 'SELECT count(*) FROM t') - $before;
 }
-$load->{handle}->signal('INT');
+$load->{handle}->signal('TERM'); # an interrupt is ignored by what a shell runs in the background
 finish_pgbench($load);
 $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'INSERT%'");
 cmp_ok($beside, '>=', 300, 'rows came while vacuum ran');
