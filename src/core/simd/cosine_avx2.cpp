@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "core/simd/cosine.h"
+#include "core/simd/cosine_steps.h"
 
 namespace vkv::simd {
 namespace {
@@ -30,14 +31,7 @@ CosineParts sums(const T *a, const T *b, size_t n)
             norm_b[k] = _mm256_fmadd_pd(y, y, norm_b[k]);
         }
     };
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) step(a + i, b + i);
-    if (i < n) {
-        T p[16] = {}, q[16] = {};
-        __builtin_memcpy(p, a + i, (n - i) * sizeof(T));
-        __builtin_memcpy(q, b + i, (n - i) * sizeof(T));
-        step(p, q);
-    }
+    each_sixteen(a, b, n, step);
     return {reduce_lanes(dot), reduce_lanes(norm_a), reduce_lanes(norm_b)};
 }
 
