@@ -46,6 +46,11 @@ SELECT pg_temp.attempt(format('SELECT (array_fill(1, ARRAY[8000])::%1$s || array
 SELECT pg_temp.attempt(format('SELECT (''{1:1}/16001''::sparsevec::%s)::text', type)) FROM unnest(ARRAY['vector', 'halfvec']) AS type;
 -- a long text with the fault at its end
 SELECT pg_temp.input('vector', '[' || repeat('1,', 15999) || 'x]');
+-- a number without an end
+SELECT type, pg_temp.input(type, before || repeat('0', 65537) || behind) FROM (VALUES ('vector', '[1,', ',3]'), ('halfvec', '[', ']'), ('sparsevec', '{1:', '}/3'), ('sparsevec', '{', '1:1}/3'),
+  ('sparsevec', '{1:1}/', '3')) t(type, before, behind);
+SELECT type, pg_temp.input(type, before || repeat('0', 65535) || behind) FROM (VALUES ('vector', '[1,', ',3]'), ('halfvec', '[', ']'), ('sparsevec', '{1:', '}/3'), ('sparsevec', '{', '1:1}/3'),
+  ('sparsevec', '{1:1}/', '3')) t(type, before, behind);
 
 -- arrays
 SELECT array_type, value, pg_temp.attempt(format('SELECT (%L::%s)::vector::text', value, array_type)) AS vector,

@@ -188,6 +188,46 @@ TEST(ParseVector, KnowsItsLimit)
     EXPECT_EQ(max_elements("", 2), 1u);
 }
 
+// A number is read in one call, which nothing can interrupt.
+TEST(Parse, RefusesNumbersThatGoOnAndOn)
+{
+    const size_t most = 65536;
+    const std::string longest(most, '0'), zeros(most + 1, '0'), ones = std::string(most, '0') + "1";
+    for (const std::string &text : {"[" + longest + "]", "[1," + longest + ",1]", "[1," + longest + " ]"}) {
+        EXPECT_EQ(vector_of(text).back(), text.back() == ']' && text[text.size() - 2] == '1' ? 1 : 0);
+        EXPECT_EQ(halfvec_of(text).size(), vector_of(text).size());
+    }
+    EXPECT_EQ(sparsevec_of("{" + longest.substr(1) + "1:2}/" + longest.substr(1) + "5").values, std::vector<float>{2});
+    auto refuses = [&](auto parse, const char *type, const std::string &before, const std::string &number,
+                       const std::string &after) {
+        const std::string text = before + number + after;
+        expect_error([&] { parse(text); }, Errc::invalid_text,
+                     message("invalid input syntax for type %s: \"%s...\"", type, text.substr(0, 60).c_str()),
+                     message("A number has at most 65536 characters. (at character %zu)", before.size() + 1));
+    };
+    const std::string nan = "nan(" + std::string(most, 'a') + ")";
+    for (const std::string &number : {zeros, "-." + zeros, nan, "0x" + zeros, "1e" + zeros})
+        for (const char *before : {"[", "[1,2, "})
+            for (const char *after : {"]", ",3]", "", " "}) {
+                refuses(vector_of, "vector", before, number, after);
+                refuses(halfvec_of, "halfvec", before, number, after);
+            }
+    for (const char *after : {"}/5", ",2:1}/5", ""}) refuses(sparsevec_of, "sparsevec", "{1:", zeros, after);
+    for (const char *after : {":1}/5", ":1,2:1}/5", ""}) refuses(sparsevec_of, "sparsevec", "{", ones, after);
+    for (const char *after : {"", " ", "x"}) refuses(sparsevec_of, "sparsevec", "{1:1}/", ones, after);
+    refuses(vector_of, "vector", "[1,", "+" + zeros, "\xc3\xa9]");
+}
+
+TEST(Parse, ShowsTheBeginningOfVeryLongText)
+{
+    const std::string spaces(size_t{1} << 22, ' ');
+    expect_error([&] { vector_of("[1,a" + spaces); }, Errc::invalid_text,
+                 message("invalid input syntax for type vector: \"[1,a%s...\"", std::string(56, ' ').c_str()));
+    const std::string cut = "[" + std::string(58, ' ');
+    expect_error([&] { vector_of(cut + "\xc3\xa9" + spaces); }, Errc::invalid_text,
+                 message("invalid input syntax for type vector: \"%s...\"", cut.c_str()));
+}
+
 TEST(ParseHalfvec, RoundsAndRefuses)
 {
     EXPECT_EQ(halfvec_of("[1,-2,65504,65519.99,2.98e-8,3e-8]"), (std::vector<uint16_t>{0x3c00, 0xc000, 0x7bff, 0x7bff, 0, 1}));

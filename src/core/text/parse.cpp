@@ -27,6 +27,12 @@ bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
+// What strtof may take for a part of a number: "nan(_1)" is one.
+bool is_of_number(char c)
+{
+    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c != '\0' && std::strchr("+-._()", c));
+}
+
 struct Number {
     float value;
     bool range_error;  // the text names a number too large, or too small for anything but 0 or a subnormal
@@ -54,10 +60,7 @@ public:
     }
     bool at_end() const { return *at_ == '\0'; }
 
-    [[noreturn]] void malformed(const char *detail = "") const
-    {
-        throw Error(Errc::invalid_text, message("invalid input syntax for type %s: \"%s\"", type_, text_), {}, detail);
-    }
+    [[noreturn]] void malformed(const char *detail = "") const { malformed(detail, kPollBytes); }
 
     [[noreturn]] void out_of_range(const Number &number) const
     {
@@ -66,6 +69,7 @@ public:
 
     Number number()
     {
+        check_length();
         Number result{0, false, at_, at_};
         if (is_digit(*at_) || (*at_ == '-' && is_digit(at_[1]))) {
             auto [stop, error] = std::from_chars(at_, end_, result.value);
@@ -87,6 +91,7 @@ public:
     // Saturates: an integer too large for int is out of every bound that is checked later.
     int integer(int least)
     {
+        check_length();
         char *stop;
         long value = std::strtol(at_, &stop, 10);
         if (stop == at_) malformed();
@@ -96,6 +101,32 @@ public:
 
 private:
     static constexpr size_t kBlanks = size_t{1} << 20;
+    static constexpr size_t kLongestNumber = size_t{1} << 16;  // nothing asks for interrupts within one
+
+    // A comma so near ends any number.
+    void check_length() const
+    {
+        if (static_cast<size_t>(end_ - at_) <= kLongestNumber || std::memchr(at_, ',', kLongestNumber)) return;
+        const char *stop = at_;
+        while (stop <= at_ + kLongestNumber && is_of_number(*stop)) ++stop;
+        if (stop <= at_ + kLongestNumber) return;
+        malformed("A number has at most " + std::to_string(kLongestNumber) + " characters. (at character " +
+                      std::to_string(at_ - text_ + 1) + ")",
+                  kLongestNumber);
+    }
+
+    // Of a text longer than `most` the beginning is shown, up to the end of a character of UTF-8.
+    [[noreturn]] void malformed(const std::string &detail, size_t most) const
+    {
+        constexpr size_t kShown = 60;
+        std::string shown(text_, std::min(static_cast<size_t>(end_ - text_), most));
+        if (shown.size() == most) {
+            size_t n = kShown;
+            while (n > 0 && (static_cast<unsigned char>(shown[n]) & 0xC0) == 0x80) --n;
+            shown.replace(n, std::string::npos, "...");
+        }
+        throw Error(Errc::invalid_text, message("invalid input syntax for type %s: \"%s\"", type_, shown.c_str()), {}, detail);
+    }
 
     const char *text_, *end_, *at_;
     const char *type_;

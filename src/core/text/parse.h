@@ -4,7 +4,8 @@
 //   sparsevec:        { index : number , ... } / dimensions        indices from 1, in any order; {} is all zero
 //
 // White space may stand anywhere but inside a number. Numbers are those of strtof: decimal, hexadecimal; NaN and infinity parse
-// and are then refused. Text must end with a null byte; everything else about it may be hostile.
+// and are then refused. A number has at most 65,536 characters. Text must end with a null byte; everything else about it may be
+// hostile.
 // A caller asks first how many elements there can be and gives room for them, so that values are parsed in place.
 #pragma once
 
