@@ -124,6 +124,8 @@ private:
         const ItemPointerData payload = write_payload(node);
         const ItemPointerData upper = level > 0 ? write_upper(node, chosen) : no_item();
         if (level > 0 || s.has_payload()) finish_node(node, upper, payload, true);  // before links lead to it
+        // What is being inserted itself may never be linked to: its insertion may fail, after this one's transaction has ended.
+        auto leads = [&](uint32_t id) { return id == entry.node || linker.leads_on(id); };
         bool linked = false;
         std::vector<uint32_t> links;
         for (const graph::Candidate &c : chosen[0]) links.push_back(c.id);
@@ -134,11 +136,12 @@ private:
             for (const graph::Candidate &c : chosen[static_cast<size_t>(l)]) {
                 poll_interrupts();
                 const bool added = linker.add(c.id, node, close ? exact_code_ : code_, l);
-                linked |= added && l == 0;
+                linked = linked || (added && l == 0 && leads(c.id));
             }
         }
         Linker::Forced forced;
-        for (size_t i = 0; !linked && i < chosen[0].size(); ++i) linked = linker.force(chosen[0][i].id, node, &forced);
+        for (size_t i = 0; !linked && i < chosen[0].size(); ++i)
+            linked = leads(chosen[0][i].id) && linker.force(chosen[0][i].id, node, &forced);
         // Among nothing but tombstones: the entry, dead too, leads to it. Vacuum keeps it until there is another.
         if (!linked && entry.node != kNoNode) linked = linker.force(entry.node, node, &forced);
         // Again: a vacuum that began since the linker said so has taken the mark away.

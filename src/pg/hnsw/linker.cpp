@@ -98,9 +98,7 @@ Detour Linker::find_detour(std::span<const uint32_t> kept, uint32_t lost, int le
         if (id == lost) continue;
         const uint32_t n = view_.neighbors(id, level, links.data());
         if (std::find(links.begin(), links.begin() + n, lost) == links.begin() + n) continue;
-        bool leads = false;
-        view_.peek(id, [&](const NodeHeader *node, const uint8_t *) { leads = leads_on(id, node); });
-        if (leads) return {id, lost};
+        if (leads_on(id)) return {id, lost};
     }
     return {};
 }
@@ -226,6 +224,13 @@ bool Linker::lives(uint32_t id)
     return answers;
 }
 
+bool Linker::leads_on(uint32_t id)
+{
+    bool leads = false;
+    view_.peek(id, [&](const NodeHeader *n, const uint8_t *) { leads = leads_on(id, n); });
+    return leads;
+}
+
 bool Linker::attach(uint32_t from, uint32_t to)
 {
     if (!lives(from)) return false;
@@ -324,8 +329,7 @@ bool Linker::force(uint32_t from, uint32_t to, Forced *forced)
         std::vector<uint32_t> after(now.begin(), now.end());
         after[out] = to;
         // Another insertion may drop that link meanwhile, counting on the one that goes here: then all this is done again.
-        bool leads = false;
-        if (hand_on && cut != moved) view_.peek(to, [&](const NodeHeader *node, const uint8_t *) { leads = leads_on(to, node); });
+        const bool leads = hand_on && cut != moved && leads_on(to);
         if (cut == moved && hand_on) announce_cut();
         if (replace(from, 0, now, after, leads ? Detour{to, moved} : Detour{})) {
             if (forced && hand_on) forced->moved = moved;

@@ -6,7 +6,8 @@
 // before, leads to it afterwards.
 //
 // One writer may drop links without that: an insertion its own first ones, as long as its node is pending. So nobody else counts on
-// the links of a pending node, and the insertion gives that up once somebody else has dropped one of them.
+// the links of a pending node, an insertion beside it neither, and the insertion gives that up once somebody else has dropped one
+// of them.
 #pragma once
 
 #include <functional>
@@ -55,6 +56,8 @@ public:
     bool replace(uint32_t node, int level, std::span<const uint32_t> before, std::span<const uint32_t> after, Detour detour = {});
     void remove_if(uint32_t node, int level, const std::function<bool(uint32_t)> &gone);
 
+    // Whether what a node links to can be counted on: it lives, and its insertion has ended, or is this one.
+    bool leads_on(uint32_t id);
     // The kept node, if there is one, that can be counted on and links to the lost one.
     Detour find_detour(std::span<const uint32_t> kept, uint32_t lost, int level);
     bool has_detour(std::span<const uint32_t> kept, uint32_t lost, int level)
