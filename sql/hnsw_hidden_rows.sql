@@ -1,5 +1,5 @@
--- An index on an expression does not show rows that row security hides to functions of the user's search path: a search does
--- not compute it then, unless it calls nothing by name.
+-- An index on an expression does not show rows that row security hides to functions of the user's search path: a search and
+-- an insertion do not compute it then, unless it calls nothing by name.
 CREATE ROLE hh_reader;
 CREATE ROLE hh_keeper;
 CREATE SCHEMA hh_reader AUTHORIZATION hh_reader;
@@ -50,9 +50,22 @@ UPDATE hh SET v = (SELECT ARRAY[abs((v::real[])[1]), 1, 2]::real[]::vector);
 SET ROLE hh_reader;
 CALL hh_compare('hh', 'hh_first(v)::vector(3)');
 RESET ROLE;
+-- an insertion among rows that codes cannot tell apart, as the index was created empty, does not compute it on those that are there
 RESET search_path;
+CREATE TABLE hh_late (id int, v vector);
+CREATE INDEX hh_late_computed ON hh_late USING hnsw ((hh_first(v)::vector(3)) vector_l2_ops);
+INSERT INTO hh_late SELECT i, ARRAY[CASE WHEN i % 2 = 0 THEN -1 ELSE 1 END * (5 + (i * 7919 % 1000) * 0.00001), 1, 2]::real[]::vector FROM generate_series(1, 300) i;
+GRANT SELECT, INSERT ON hh_late TO hh_reader;
+ALTER TABLE hh_late ENABLE ROW LEVEL SECURITY;
+CREATE POLICY odd ON hh_late USING (id % 2 = 1);
+SET search_path = hh_reader, pg_catalog, public;
+SET ROLE hh_reader;
+INSERT INTO hh_late SELECT i, ARRAY[5.005 + i * 0.000001, 1, 2]::real[]::vector FROM generate_series(301, 399, 2) i;
+RESET ROLE;
+RESET search_path;
+SELECT * FROM hnsw_check('hh_late_computed', true);
 DROP VIEW hh_view;
-DROP TABLE hh;
+DROP TABLE hh, hh_late;
 DROP PROCEDURE hh_compare;
 DROP FUNCTION hh_first, hh_reader.abs;
 DROP SCHEMA hh_reader;

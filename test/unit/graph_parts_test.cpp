@@ -191,6 +191,32 @@ TEST(Visited, ForgetsWhenItsEpochsAreUsedUp)
     }
 }
 
+TEST(Visited, SaysWhatItHolds)
+{
+    Visited visited(UINT32_MAX - 1);  // what an epoch forgot stays in its slots
+    std::mt19937 random(3);
+    for (int round = 0; round < 4; ++round) {
+        std::set<uint32_t> truth;
+        for (int i = 0; i < 3000; ++i) {
+            const uint32_t id = random() % 8000 * 997;
+            EXPECT_EQ(visited.contains(id), truth.count(id) == 1);
+            visited.insert(id);
+            truth.insert(id);
+            ASSERT_TRUE(visited.contains(id));
+        }
+        for (uint32_t i = 0; i < 8000; ++i) ASSERT_EQ(visited.contains(i * 997), truth.count(i * 997) == 1) << i;
+        std::vector<uint32_t> all;
+        visited.for_each([&](uint32_t id) { all.push_back(id); });
+        std::sort(all.begin(), all.end());
+        EXPECT_EQ(all, std::vector<uint32_t>(truth.begin(), truth.end()));
+        visited.clear();
+        visited.for_each([](uint32_t id) { ADD_FAILURE() << id; });
+        EXPECT_FALSE(visited.contains(*truth.begin()));
+        EXPECT_FALSE(visited.contains(0));
+        EXPECT_FALSE(visited.contains(kNoNode));
+    }
+}
+
 // ---- choosing links -------------------------------------------------------------------------------------------------------------
 
 struct Plane {
