@@ -46,4 +46,24 @@ my $left = $node->safe_psql('postgres', $recall);
 cmp_ok($left, '>=', 0.955, "of what a vacuum left: $left");
 ok_sound($node, 't_idx', 'sound after the vacuum');
 
+# Inner products of small integers are equal, too, but the distances by which they are linked are not: a build looks at more candidates
+# instead.  Mean of four graphs, for which pgvector's, of the same m and ef_construction, have 0.93 (0.92 with no more candidates).
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE ones AS SELECT i, (SELECT array_agg((hashint4(i * 32 + j) & 1)::real ORDER BY j) FROM generate_series(1, 32) j)::vector(32) AS v FROM generate_series(1, 5100) i;
+CREATE TABLE ones_asked AS SELECT v FROM ones WHERE i > 5000;
+DELETE FROM ones WHERE i > 5000;
+ALTER TABLE ones_asked ADD kth float8;
+UPDATE ones_asked a SET kth = (SELECT max(d) FROM (SELECT ones.v <#> a.v AS d FROM ones ORDER BY d LIMIT 20) x);
+SQL
+my $ones = 0;
+foreach my $seed (1 .. 4)
+{
+	$ones += $node->safe_psql('postgres', <<"SQL") / 4;
+SET vectorkv.build_seed = $seed; SET max_parallel_maintenance_workers = 0; SET enable_seqscan = off; SET hnsw.ef_search = 100;
+DROP INDEX IF EXISTS ones_idx; CREATE INDEX ones_idx ON ones USING hnsw (v vector_ip_ops) WITH (m = 4, ef_construction = 8);
+SELECT avg(n) / 20 FROM ones_asked q, LATERAL (SELECT count(*) FILTER (WHERE d <= kth) AS n FROM (SELECT ones.v <#> q.v AS d FROM ones ORDER BY ones.v <#> q.v LIMIT 20) x) y
+SQL
+}
+cmp_ok($ones, '>=', 0.945, sprintf('0/1 vectors by inner product, built: %.3f', $ones));
+
 done_testing();

@@ -118,6 +118,44 @@ is($node->safe_psql('postgres', "BEGIN; CREATE TABLE young (id int, embedding ve
 		  . "INSERT INTO young SELECT * FROM rating WHERE id <= 100; SET LOCAL enable_seqscan = off; SELECT count(*) FROM (SELECT id FROM young ORDER BY embedding <#> rating(1) LIMIT 10) x; "
 		  . "TRUNCATE young; INSERT INTO young SELECT * FROM rating WHERE id <= 50; SELECT count(*) FROM (SELECT id FROM young ORDER BY embedding <#> rating(1) LIMIT 100) x; COMMIT"), "10\n50", 'a table that is emptied in the transaction that made it');
 
+# Lengths of two kinds, a thousand or 10^19 times apart: a model of the longest only would make all others one point, which searches do
+# not leave (recall was 0.17). And lengths whose products single precision cannot hold, which link by the inner product no more (0.06;
+# a scan that has used up such a graph ends with rows that came too late, out of order).
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION noise(a int, b int) RETURNS float8 IMMUTABLE LANGUAGE sql AS $$ SELECT ((hashint8(a::bigint * 1000003 + b) & 1048575) + 0.5) / 1048576 $$;
+CREATE TABLE plain AS SELECT i AS id, array_agg(noise(i, d) ORDER BY d) AS v, sqrt(sum(noise(i, d) ^ 2)) AS length FROM generate_series(1, 2000) i, generate_series(1, 16) d GROUP BY i;
+CREATE TABLE asked AS SELECT i AS id, array_agg(noise(-i, d) * 2 - i % 2 ORDER BY d)::vector AS v FROM generate_series(1, 20) i, generate_series(1, 16) d GROUP BY i;
+CREATE FUNCTION times(v float8[], by float8) RETURNS real[] IMMUTABLE LANGUAGE sql AS $$ SELECT array_agg((x * by)::real ORDER BY n) FROM unnest(v) WITH ORDINALITY AS u(x, n) $$;
+-- Of the first 20, and of the first 200, the share that is as near as the last of the exact ones; and how many are nearer than the one before.
+CREATE FUNCTION found(type text, OUT of_20 numeric, OUT of_200 numeric, OUT disorder bigint) LANGUAGE plpgsql AS $f$
+BEGIN
+	EXECUTE format('WITH exact AS MATERIALIZED (SELECT a.id, array_agg(d ORDER BY d) AS nearest FROM asked a, LATERAL (SELECT e.v <#> a.v::%1$s AS d FROM e ORDER BY (e.v <#> a.v::%1$s) + 0 LIMIT 200) x GROUP BY a.id),
+		found AS MATERIALIZED (SELECT a.id, x.d, x.n, lag(x.d) OVER (PARTITION BY a.id ORDER BY x.n) AS before FROM asked a,
+			LATERAL (SELECT d, row_number() OVER () AS n FROM (SELECT e.v <#> a.v::%1$s AS d FROM e ORDER BY e.v <#> a.v::%1$s LIMIT 200) y) x)
+		SELECT round(count(*) FILTER (WHERE n <= 20 AND d <= nearest[20]) / 400.0, 3), round(count(*) FILTER (WHERE d <= nearest[200]) / 4000.0, 3), count(*) FILTER (WHERE d < before)
+		FROM found JOIN exact USING (id)', type) INTO of_20, of_200, disorder;
+END $f$;
+SQL
+my %rows = (
+	'every 11th a thousand times as long' => ["times(v, CASE WHEN id % 11 = 0 THEN 1e3 ELSE 1 END)", 'halfvec', 'none', 'lvq8'],
+	'every 11th 10^19 times as long' => ["times(v, CASE WHEN id % 11 = 0 THEN 1e19 ELSE 1 END)", 'vector', 'none', 'lvq8', 'lvq4', 'lvq4x8'],
+	'of length 2^80' => ["times(v, 2.0 ^ 80 / length)", 'vector', 'none', 'lvq8', 'lvq4x8'],
+	'of length 2^-80' => ["times(v, 2.0::float8 ^ (-80) / length)", 'vector', 'lvq8'],
+	'of length 2^80, sparse' => ["times(v, 2.0 ^ 80 / length)", 'sparsevec', 'none']);
+foreach my $case (sort keys %rows)
+{
+	my ($values, $type, @codecs) = @{ $rows{$case} };
+	$node->safe_psql('postgres', "DROP TABLE IF EXISTS e; CREATE TABLE e (v $type(16)); INSERT INTO e SELECT ($values)::vector(16)::$type(16) FROM plain ORDER BY id");
+	foreach my $codec (@codecs)
+	{
+		my ($of_20, $of_200, $disorder) = split /\|/, $node->safe_psql('postgres', "SET vectorkv.build_seed = 7; SET max_parallel_maintenance_workers = 0; SET enable_seqscan = off; "
+			  . "DROP INDEX IF EXISTS e_idx; CREATE INDEX e_idx ON e USING hnsw (v ${type}_ip_ops) WITH (codec = '$codec'); SELECT * FROM found('$type')");
+		cmp_ok($of_20, '>=', 0.98, "$case, $type $codec: of the first 20 ($of_20)");
+		cmp_ok($of_200, '>=', 0.97, "$case, $type $codec: of the first 200 ($of_200)");
+		is($disorder, '0', "$case, $type $codec: in order");
+	}
+}
+
 # Vectors of one length are linked as ever.
 load_sample($node, 'items', 'vector', rows => 1000);
 $node->safe_psql('postgres', 'CREATE INDEX items_idx ON items USING hnsw (embedding vector_ip_ops)');

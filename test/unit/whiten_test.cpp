@@ -150,6 +150,17 @@ TEST(Direction, WantedForUnlikeLengths)
     }
 }
 
+TEST(Direction, WantedWhereProductsLeaveTheRangeOfFloat)
+{
+    for (const auto &[size, wanted] : {std::pair{1.0f, false}, {0x1p80f, true}, {0x1p126f, true}, {0x1p-80f, true}}) {
+        Rows rows = real_rows("minilm_sample.f16", Scalar::f32, 400);
+        for (float &value : rows.values) value *= size;
+        EXPECT_EQ(trained(rows, 400).wanted(), wanted) << size;
+    }
+    const Rows zeros = make_rows(Scalar::f32, 2, {0, 0, 0, 0});
+    EXPECT_FALSE(trained(zeros, 2).wanted());
+}
+
 TEST(Direction, SampleIsThinnedOut)
 {
     // More rows than are kept: the model is that of every other row.
@@ -209,6 +220,19 @@ TEST(Direction, RecallWhereLengthsDecide)
     const double plain = recall_of(rows, queries, CodecId::lvq8, false, SIZE_MAX);
     EXPECT_GE(recall_of(rows, queries, CodecId::lvq8, true, SIZE_MAX), plain - 0.04);
     EXPECT_GE(recall_of(rows, queries, CodecId::lvq8, true, 0), plain - 0.04);
+}
+
+// Rows very much longer than others are not all that the model sees.
+TEST(Direction, RecallOfLengthsFarApart)
+{
+    for (const float by : {1e4f, 1e19f})
+        for (const CodecId id : {CodecId::none, CodecId::lvq8}) {
+            SCOPED_TRACE(label(id, Metric::ip, Scalar::f32) + " by " + std::to_string(by));
+            Rows rows = ratings(Scalar::f32, graph::kRows, 16);
+            for (size_t i = 0; i < rows.size(); i += 11)
+                for (uint32_t j = 0; j < 16; j++) rows.values[i * 16 + j] *= by;
+            EXPECT_GE(recall_of(rows, questions(Scalar::f32, 100, 16), id, true, SIZE_MAX), kRecall);
+        }
 }
 
 // ---- edges --------------------------------------------------------------------------------------------------------------------

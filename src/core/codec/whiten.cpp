@@ -24,10 +24,18 @@ inline float norm_in(const uint8_t *code) { return read_as<float>(code); }
 struct Weight {
     bool sampled;
     double operator()(double norm) const { return std::sqrt(sampled ? norm * std::sqrt(norm) : norm); }
+    // Of two vectors. The longer counts for so much more than the shorter, at most, as 16 times the length would: else rows that
+    // are a thousand times as long as others would be the only neighbours of all.
+    double both(double a, double b) const
+    {
+        constexpr double kMost = 8;  // 16^(3/4)
+        const double shorter = std::fmin(a, b);
+        return sampled ? shorter * std::fmin(std::fmax(a, b), kMost * shorter) : a * b;
+    }
     // A distance that links: from the inner codec's, and the weight of the one vector.
     float distance(double weight, const uint8_t *code, float cosine_distance) const
     {
-        return finite((cosine_distance - 1.0) * weight * (*this)(norm_in(code)));
+        return finite((cosine_distance - 1.0) * both(weight, (*this)(norm_in(code))));
     }
 };
 
@@ -189,7 +197,7 @@ public:
     }
     float error(const uint8_t *code, float distance, bool second) override
     {
-        const double weight = own_ * weight_(norm_in(code));
+        const double weight = weight_.both(own_, weight_(norm_in(code)));
         const double inner = weight > 0 ? inner_->error(code + sizeof(float), finite(1 + distance / weight), second) : 0;
         return finite(weight * inner + kFloatSlack * std::fabs(double{distance}));
     }

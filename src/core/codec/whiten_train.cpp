@@ -17,8 +17,11 @@ namespace {
 constexpr size_t kMostFloats = 8u << 20;  // of the sample; twice as many before it is thinned out
 constexpr size_t kMostRows = 8192;
 constexpr double kRidge = 0.25;  // in mean variances
+constexpr double kLongest = 16;  // in medians
 // Below this coefficient of variation lengths are one length, rounded or nearly so.
 constexpr double kUnlike = 0.02;
+// Products of two vectors of lengths in between are well within single precision, in which links by the inner product are chosen.
+constexpr double kShort = 0x1p-50, kLong = 0x1p50;
 
 }  // namespace
 
@@ -51,7 +54,8 @@ void DirectionTrainer::thin_out()
 
 bool DirectionTrainer::wanted() const
 {
-    return rows_ == 0 || std::sqrt(norm_square_ / static_cast<double>(rows_)) > kUnlike * norm_mean_;
+    return rows_ == 0 || std::sqrt(norm_square_ / static_cast<double>(rows_)) > kUnlike * norm_mean_ ||
+           (norm_mean_ > 0 && (norm_mean_ < kShort || norm_mean_ > kLong));
 }
 
 // Of the sample, whose mean was taken out and which was divided by scale; lower triangle, [dim, dim].
@@ -93,8 +97,30 @@ void DirectionTrainer::factorize(std::vector<double> &matrix) const
     }
 }
 
+// Of lengths so far apart that a few rows would be all that a mean and a covariance see, the others would be one point to the
+// model, which no graph can search: the longest count with their direction, and with a length like that of others.
+void DirectionTrainer::shorten()
+{
+    const size_t rows = sample_.size() / dim_;
+    std::vector<double> length(rows), known;
+    for (size_t row = 0; row < rows; row++) {
+        length[row] = norm_of({Scalar::f32, dim_, &sample_[row * dim_], nullptr, 0});
+        if (length[row] > 0) known.push_back(length[row]);
+    }
+    if (known.empty()) return;
+    const auto middle = known.begin() + static_cast<std::ptrdiff_t>(known.size() / 2);
+    std::nth_element(known.begin(), middle, known.end());
+    const double most = kLongest * *middle;
+    for (size_t row = 0; row < rows; row++)
+        for (uint32_t i = 0; i < dim_ && length[row] > most; i++) {
+            float &value = sample_[row * dim_ + i];
+            value = static_cast<float>(value * (most / length[row]));
+        }
+}
+
 void DirectionTrainer::whiten()
 {
+    shorten();
     const size_t rows = sample_.size() / dim_;
     std::vector<double> sum(dim_), square(dim_);
     for (size_t at = 0; at < sample_.size(); at += dim_)

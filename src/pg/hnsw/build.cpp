@@ -198,7 +198,8 @@ private:
         const Codec &on = graph_codec_ ? *graph_codec_ : *codec_;
         graph::BuildParams params;
         params.m = m_;
-        params.ef_construction = ef_construction_;
+        // Linked by direction, equal inner products have unlike distances: ties, which a search looks behind, are none (search.h).
+        params.ef_construction = linking_ == Linking::direction ? std::max(ef_construction_, 4 * m_) : ef_construction_;
         params.seed = hash_seed_;
         params.poll = [] { poll_interrupts(); };
         params.payload_bytes = graph_codec_ ? codec_->code_size() + codec_->second_size() : 0;
