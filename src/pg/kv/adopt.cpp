@@ -9,6 +9,7 @@
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
 #include "pg/kv/direct.h"
+#include "pg/kv/function_watch.h"
 #include "pg/kv/owner_code.h"
 #include "pg/kv/packed_row.h"
 #include "pg/kv/request.h"
@@ -195,7 +196,8 @@ SQL_FUNCTION(kv_adopt_cache)
     if (relation_named(r, "") != header)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was renamed meanwhile", r.name),
                 errhint("Call kv.adopt_cache again."));
-    refuse_owner_code({header, relation_named(r, "_sealed"), relation_named(r, "_tail")});
+    const bool more = refuse_owner_code({header, relation_named(r, "_sealed"), relation_named(r, "_tail")});
+    const bool watched = watch_functions(more, r.name);
     r.logged = get_rel_persistence(relation_named(r, "_tail")) != RELPERSISTENCE_UNLOGGED;
     read_geometry(fcinfo, &r);
     check_tiles(r);
@@ -204,6 +206,7 @@ SQL_FUNCTION(kv_adopt_cache)
     finish_tail(r);
     make_view(r);
     register_cache(fcinfo, r);
+    if (watched) unwatch_functions();
     CommandCounterIncrement();  // what calls follow in the same statement find it
     SPI_finish();
     PG_RETURN_OID(header);

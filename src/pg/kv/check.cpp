@@ -6,8 +6,10 @@
 #include "core/error.h"
 #include "core/text/message.h"
 #include "pg/boundary/boundary.h"
+#include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/function_watch.h"
 #include "pg/kv/owner_code.h"
 #include "pg/kv/source.h"
 
@@ -205,7 +207,10 @@ SQL_FUNCTION(kv_check_cache)
     appendStringInfo(
         &sql, "SELECT coalesce(pg_catalog.array_agg(seq::pg_catalog.int8 ORDER BY seq), '{}') FROM ONLY %s WHERE seq IS NOT NULL",
         c->header_sql);
+    const bool watched = watch_functions(c);
+    fault_point();
     SPI_execute(sql.data, true, 0);
+    if (watched) unwatch_functions();
     bool null;
     ArrayType *seqs = DatumGetArrayTypePCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     const auto *numbers = reinterpret_cast<const int64 *>(ARR_DATA_PTR(seqs));

@@ -104,15 +104,17 @@ void check_policies(const Table &table)
     }
 }
 
-void check_table(Table table)
+// Returns whether there was anything to check.
+bool check_table(Table table)
 {
     table.more = trust_of(table.user, table.rel->rd_rel->relowner).more;
-    if (!OidIsValid(table.more)) return;
+    if (!OidIsValid(table.more)) return false;
     check_kind(table);
     check_columns(table);
     check_indexes(table);
     check_statistics(table);
     check_policies(table);
+    return true;
 }
 
 Belief belief_now(const Cache *c)
@@ -130,14 +132,16 @@ bool is_more_than_an_owner(const Oid (&tables)[3])
 
 }  // namespace
 
-void refuse_owner_code(const Oid (&tables)[3])
+bool refuse_owner_code(const Oid (&tables)[3])
 {
+    bool more = false;
     for (Oid relid : tables) {
         fault_point();
         Relation rel = table_open(relid, AccessShareLock);
-        check_table({rel, GetUserId(), tables[0], InvalidOid});
+        if (check_table({rel, GetUserId(), tables[0], InvalidOid})) more = true;
         table_close(rel, NoLock);
     }
+    return more;
 }
 
 void refuse_owner_code(Cache *c)

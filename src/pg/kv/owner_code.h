@@ -11,7 +11,7 @@ namespace vkv::kv {
 // transaction ends, the tables stay locked as readers lock them. Cheap when nothing has changed since.
 void refuse_owner_code(Cache *cache);
 
-// The same of tables that are no cache yet: headers, sealed tiles, tail.
-void refuse_owner_code(const Oid (&tables)[3]);
+// The same of tables that are no cache yet: headers, sealed tiles, tail. Returns whether the caller is more than an owner.
+bool refuse_owner_code(const Oid (&tables)[3]);
 
 }  // namespace vkv::kv

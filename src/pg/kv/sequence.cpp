@@ -11,6 +11,7 @@
 #include "pg/kv/announce.h"
 #include "pg/kv/change.h"
 #include "pg/kv/direct.h"
+#include "pg/kv/function_watch.h"
 #include "pg/kv/owner_code.h"
 #include "pg/kv/source.h"
 
@@ -115,31 +116,28 @@ Datum stops_array(const Sequence *s)
 
 int64_t new_id() { return static_cast<int64_t>(new_tile_id()); }
 
-uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only)
+namespace {
+
+uint64_t run(Cache *c, Plan plan, Datum *values, Snapshot snapshot, bool read_only)
 {
     refuse_owner_code(c);
     SPIPlanPtr prepared = plan_of(c, plan);
+    const bool watched = watch_functions(c);
     fault_point();
     if (!read_only) announce({c, plan, values});
-    const int status = SPI_execute_snapshot(prepared, values, nullptr, nullptr, nullptr, read_only, false, 0);
+    const int status = SPI_execute_snapshot(prepared, values, nullptr, snapshot, nullptr, read_only, false, 0);
     if (!read_only) withdraw();
+    if (watched) unwatch_functions();
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     check_result(c, plan);
     return SPI_processed;
 }
 
-uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values)
-{
-    refuse_owner_code(c);
-    SPIPlanPtr prepared = plan_of(c, plan);
-    fault_point();
-    announce({c, plan, values});
-    const int status = SPI_execute_snapshot(prepared, values, nullptr, GetActiveSnapshot(), nullptr, false, false, 0);
-    withdraw();
-    if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
-    check_result(c, plan);
-    return SPI_processed;
-}
+}  // namespace
+
+uint64_t run_plan(Cache *c, Plan plan, Datum *values, bool read_only) { return run(c, plan, values, nullptr, read_only); }
+
+uint64_t run_plan_seeing(Cache *c, Plan plan, Datum *values) { return run(c, plan, values, GetActiveSnapshot(), false); }
 
 namespace {
 

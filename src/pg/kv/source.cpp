@@ -7,6 +7,8 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/function_watch.h"
+#include "pg/kv/owner_code.h"
 #include "pg/kv/span_tiles.h"
 
 namespace vkv::kv {
@@ -55,17 +57,35 @@ void visit_direct(const Visit &v, SealedTable *table, const Span &span, Progress
     progress->end();
 }
 
-void visit_planned(const Visit &v, const Span &span, Progress *progress)
+Portal open_planned(Cache *c, Datum *values)
+{
+    refuse_owner_code(c);
+    SPIPlanPtr plan = plan_of(c, Plan::sealed_read);
+    const bool watched = watch_functions(c);
+    fault_point();
+    Portal portal = SPI_cursor_open(nullptr, plan, values, nullptr, true);
+    if (watched) unwatch_functions();
+    return portal;
+}
+
+void fetch_planned(Cache *c, Portal portal)
 {
     constexpr long kFetch = 32;
+    const bool watched = watch_functions(c);
+    fault_point();
+    SPI_cursor_fetch(portal, true, kFetch);
+    if (watched) unwatch_functions();
+}
+
+void visit_planned(const Visit &v, const Span &span, Progress *progress)
+{
     const int32_t least = span.from > span.begin ? std::max(span.begin, span.from - kMostTokens) : INT32_MIN;
     Datum values[] = {Int64GetDatum(span.extent), Int16GetDatum(static_cast<int16>(v.layer)), Int32GetDatum(span.to),
                       Int32GetDatum(least)};
-    Portal portal = SPI_cursor_open(nullptr, plan_of(v.cache, Plan::sealed_read), values, nullptr, true);
+    Portal portal = open_planned(v.cache, values);
     progress->begin(span.extent, span.from, span.to, span.from > span.begin);
     for (;;) {
-        fault_point();
-        SPI_cursor_fetch(portal, true, kFetch);
+        fetch_planned(v.cache, portal);
         const uint64_t rows = SPI_processed;
         check_result(v.cache, Plan::sealed_read);
         if (rows == 0) break;

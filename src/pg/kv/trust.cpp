@@ -120,6 +120,13 @@ bool is_trusted(Oid author, const Trust &trust)
     return true;
 }
 
+Oid lent_role(Oid user, Oid author)
+{
+    for (Oid role : Caller(user).roles)
+        if (OidIsValid(role) && !acts_as(author, role)) return role;
+    return user;
+}
+
 bool only_trusted_make_triggers(Oid table, const Trust &trust)
 {
     if (!only_trusted_hold_trigger(table, trust)) return false;

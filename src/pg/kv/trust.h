@@ -16,6 +16,9 @@ Trust trust_of(Oid user, Oid owner);
 // Who has the rights of the caller does nothing new with them; the table's owner is believed by all but those who are more.
 bool is_trusted(Oid author, const Trust &trust);
 
+// The role of the caller whose rights the author's code would have and the author has not; the user if there is none.
+Oid lent_role(Oid user, Oid author);
+
 // Can nobody but trusted roles make triggers on the table, by its owner, its privileges and those of the tables that it is a
 // partition of? What was granted once and is not any more leaves no trace.
 bool only_trusted_make_triggers(Oid table, const Trust &trust);
