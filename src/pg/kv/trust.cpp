@@ -8,16 +8,16 @@ namespace vkv::kv {
 
 namespace {
 
-TrustChanges changes{1, 1, InvalidOid, InvalidOid};
+uint64_t changes_of_roles = 1;
 
-void heard(Datum, int cache, uint32) { ++(cache == PROCOID ? changes.functions : changes.roles); }
+void heard(Datum, int, uint32) { ++changes_of_roles; }
 
 // Who owns the database has the rights of a role, too.
 void listen()
 {
     static bool listening = false;
     if (listening) return;
-    for (int cache : {AUTHOID, AUTHMEMROLEMEM, DATABASEOID, PROCOID}) CacheRegisterSyscacheCallback(cache, entry<heard>, 0);
+    for (int cache : {AUTHOID, AUTHMEMROLEMEM, DATABASEOID}) CacheRegisterSyscacheCallback(cache, entry<heard>, 0);
     listening = true;
 }
 
@@ -142,7 +142,7 @@ TrustChanges trust_changes()
     listen();
     AcceptInvalidationMessages();
     const Caller caller(GetUserId());
-    return {changes.roles, changes.functions, caller.roles[1], caller.roles[2]};
+    return {changes_of_roles, caller.roles[1], caller.roles[2]};
 }
 
 Oid owner_of(Oid table)

@@ -23,10 +23,11 @@ Oid lent_role(Oid user, Oid author);
 // partition of? What was granted once and is not any more leaves no trace.
 bool only_trusted_make_triggers(Oid table, const Trust &trust);
 
-// Numbers that are others after each change of what trust depends on, that this session has heard of: of roles and their members,
-// and of functions; and the roles besides the current one that the caller can go back to.
+// A number that is another after each change of roles and their members that this session has heard of, and the roles besides the
+// current one that the caller can go back to. Of functions it need not hear: what is kept says that there are built-in ones and
+// ours.
 struct TrustChanges {
-    uint64_t roles, functions;
+    uint64_t roles;
     Oid session, login;
     bool operator==(const TrustChanges &) const = default;
 };
