@@ -35,7 +35,7 @@ my @cases = (
 	[ postgres => '', att => "CREATE TRIGGER mine BEFORE INSERT ON CACHE_tail $each att.mine()", 'trigger "mine"' ],
 	[ postgres => '', att => "CREATE TRIGGER mine BEFORE INSERT ON CACHE_sealed $each att.mine()", 'trigger "mine"' ],
 	[ postgres => "$mine att.mine(); ALTER TABLE CACHE DISABLE TRIGGER mine", att => 'ALTER TABLE CACHE ENABLE TRIGGER mine', 'trigger "mine"' ],
-	[ postgres => '', att => 'CREATE TABLE att.refer_N (seq bigint REFERENCES CACHE ON UPDATE CASCADE)', 'trigger "RI_Cons' ],
+	[ postgres => '', att => 'CREATE TABLE att.refer_N (seq bigint REFERENCES CACHE ON UPDATE CASCADE)', 'foreign key "refer_' ],
 	[ postgres => '', att => 'CREATE RULE r AS ON UPDATE TO CACHE DO ALSO NOTIFY x', 'a rule' ],
 	[ postgres => '', att => 'CREATE INDEX ON CACHE_tail ((att.evil(extent)))', 'an index' ],
 	[ postgres => '', att => 'CREATE STATISTICS att.s_N ON (att.evil(seq)), length FROM CACHE', 'a statistics object' ],

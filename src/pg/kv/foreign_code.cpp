@@ -55,12 +55,21 @@ bool is_trusted_trigger(Relation rel, const Trigger *trigger, const Trust &trust
     return is_owners_word(trigger, trust) || (trigger->tgnargs == 0 && only_trusted_make_triggers(RelationGetRelid(rel), trust));
 }
 
+Oid author_of(Oid function)
+{
+    HeapTuple row = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+    if (!HeapTupleIsValid(row)) return InvalidOid;
+    const Oid author = reinterpret_cast<Form_pg_proc>(GETSTRUCT(row))->proowner;
+    ReleaseSysCache(row);
+    return author;
+}
+
 [[noreturn]] void refuse_trigger(Relation rel, const Trigger *trigger, const Trust &trust)
 {
     ereport(
         ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
         errmsg("trigger \"%s\" on table \"%s\" would run code of somebody else with the rights of role \"%s\"", trigger->tgname,
-               RelationGetRelationName(rel), GetUserNameFromId(trust.user, false)),
+               RelationGetRelationName(rel), GetUserNameFromId(lent_role(trust.user, author_of(trigger->tgfoid)), false)),
         errdetail(
             "Triggers serve whose function belongs to that role or, unless the role may do more than he, to the owner of the "
             "table, whose condition calls built-in operators only, and which are theirs: without arguments on a table on which "
@@ -74,13 +83,28 @@ bool is_trusted_trigger(Relation rel, const Trigger *trigger, const Trust &trust
 {
     ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
             errmsg("%s of table \"%s\" would run code of somebody else with the rights of role \"%s\"", what,
-                   RelationGetRelationName(rel), GetUserNameFromId(user, false)),
+                   RelationGetRelationName(rel), GetUserNameFromId(lent_role(user, owner_of(relative)), false)),
             errdetail("It is \"%s\", which belongs to role \"%s\".", get_rel_name(relative),
                       GetUserNameFromId(owner_of(relative), true)),
             errhint("Detach it: ALTER TABLE ... DETACH PARTITION or NO INHERIT."));
 }
 
-// Checks return whether what they saw stays so until the table, a role or a function changes: of others they do not hear.
+[[noreturn]] void refuse_foreign_key(Relation rel, const Trigger *trigger, Relation other, Oid user)
+{
+    const Oid owner = other->rd_rel->relowner;
+    const char *name = get_constraint_name(trigger->tgconstraint);
+    ereport(
+        ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+        errmsg("foreign key \"%s\" between tables \"%s\" and \"%s\" would run code of role \"%s\" with the rights of role \"%s\"",
+               name ? name : trigger->tgname, RelationGetRelationName(rel), RelationGetRelationName(other),
+               GetUserNameFromId(owner, false), GetUserNameFromId(lent_role(user, owner), false)),
+        errdetail(
+            "What is read and changed in table \"%s\" for it may queue triggers of that role, which run later, as the caller.",
+            RelationGetRelationName(other)),
+        errhint("Drop the foreign key, or connect as the owner of table \"%s\".", RelationGetRelationName(other)));
+}
+
+// Checks return whether what they saw stays so until the table or a role changes: of others they do not hear.
 
 bool check_relatives(Relation rel, const Trust &trust)
 {
@@ -132,7 +156,12 @@ bool check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust,
 {
     const bool acts = is_action(trigger);
     if (acts ? trigger->tgconstrrelid == RelationGetRelid(rel) : leads_back(trigger->tgconstrrelid, path)) return true;
-    if (!OidIsValid(trigger->tgconstrrelid) || depth == kDeepest) refuse_trigger(rel, trigger, trust);
+    if (!OidIsValid(trigger->tgconstrrelid)) refuse_trigger(rel, trigger, trust);
+    if (depth == kDeepest)
+        ereport(ERROR, errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+                errmsg("foreign keys lead from the tables of a cache to more than %d others, one behind the other", kDeepest),
+                errdetail("The last is \"%s\".", RelationGetRelationName(rel)),
+                errhint("Drop one of the foreign keys that cascade."));
     // What inherits from a table that is not partitioned is left alone.
     const LOCKMODE lock = acts ? RowExclusiveLock : RowShareLock;
     LockRelationOid(trigger->tgconstrrelid, lock);
@@ -141,7 +170,7 @@ bool check_foreign_key(Relation rel, const Trigger *trigger, const Trust &trust,
     foreach (cell,
              partitioned ? find_all_inheritors(trigger->tgconstrrelid, lock, nullptr) : list_make1_oid(trigger->tgconstrrelid)) {
         Relation other = relation_open(lfirst_oid(cell), NoLock);
-        if (!is_trusted(other->rd_rel->relowner, trust)) refuse_trigger(rel, trigger, trust);
+        if (!is_trusted(other->rd_rel->relowner, trust)) refuse_foreign_key(rel, trigger, other, trust.user);
         if (acts) check_triggers(other, trust.user, path, depth + 1);
         relation_close(other, NoLock);
     }
