@@ -287,9 +287,20 @@ foreach my $suffix ('')
 # A schema that was made for the extension's functions to be called in.
 $node->safe_psql('postgres', 'CREATE DATABASE prepared; GRANT CREATE ON DATABASE prepared TO mallory');
 $node->safe_psql('prepared', 'CREATE EXTENSION vector; SET ROLE mallory; CREATE SCHEMA kv');
-my (undef, undef, $prepared) = $node->psql('prepared', '\set VERBOSITY verbose
-CREATE EXTENSION vectorkv');
-like($prepared, qr/42501: schema "kv" exists and belongs to role "mallory"/, 'somebody else\'s schema is no place for the extension');
-$node->safe_psql('prepared', 'ALTER SCHEMA kv OWNER TO CURRENT_USER; CREATE EXTENSION vectorkv');
+sub ok_prepared
+{
+	my ($what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my (undef, undef, $err) = $node->psql('prepared', "\\set VERBOSITY verbose\nCREATE EXTENSION vectorkv");
+	return like($err, qr/42501: schema "kv" exists and $what$/m, "a schema that $what is no place for the extension");
+}
+ok_prepared('belongs to role "mallory"');
+$node->safe_psql('prepared', 'ALTER SCHEMA kv OWNER TO CURRENT_USER; GRANT CREATE ON SCHEMA kv TO PUBLIC');
+ok_prepared('may be added to by PUBLIC');
+$node->safe_psql('prepared', "SET ROLE mallory; CREATE FUNCTION kv.append(text, int, text, text) RETURNS int LANGUAGE sql AS 'SELECT 1'; RESET ROLE; REVOKE CREATE ON SCHEMA kv FROM PUBLIC");
+ok_prepared('has functions of role "mallory"');
+$node->safe_psql('prepared', 'DROP FUNCTION kv.append; GRANT CREATE ON SCHEMA kv TO mallory; SET ROLE mallory; CREATE TABLE kv.t (); RESET ROLE; REVOKE CREATE ON SCHEMA kv FROM mallory');
+ok_prepared('has types of role "mallory"');
+$node->safe_psql('prepared', 'DROP TABLE kv.t; GRANT CREATE ON SCHEMA kv TO CURRENT_USER; CREATE EXTENSION vectorkv');
 
 done_testing();
