@@ -201,6 +201,36 @@ TEST(LvqCodec, EveryDimension)
     }
 }
 
+// Beyond float, distances keep their order, and are not believed.
+TEST(AnyCodec, DistancesBeyondFloat)
+{
+    float last = 0;
+    for (int power = 100; power < 280; power++) {
+        const float now = ordered(std::ldexp(1.5, power));
+        EXPECT_GT(now, last) << power;
+        EXPECT_LE(now, FLT_MAX);
+        last = now;
+    }
+    EXPECT_EQ(ordered(HUGE_VAL), FLT_MAX);
+    EXPECT_EQ(ordered(-HUGE_VAL), -FLT_MAX);
+    EXPECT_EQ(ordered(NAN), FLT_MAX);
+    const Rows rows = make_rows(Scalar::f32, 2, {0, 0, 1e18f, 0, 1.8e19f, 0, 1.9e19f, 0, 1e25f, 0, -3e38f, 0});
+    for (CodecId id : kAll) {
+        const Encoded encoded = encode(id, Metric::l2, rows);
+        const auto scorer = encoded.codec->query(rows.view(0));
+        std::vector<float> score(6);
+        scorer->score(encoded.pointers(6).data(), 6, score.data());
+        for (size_t i = 3; i < 6; i++) {
+            EXPECT_GT(score[i], score[i - 1]) << codec_name(id) << " " << i;
+            const float error = scorer->error(encoded.code(i), score[i], false);
+            if (id == CodecId::none && i > 3)
+                EXPECT_EQ(error, 0) << "certainly infinite: no reason to look for others";
+            else
+                EXPECT_GT(score[i] + error, FLT_MAX) << "as the operator says";
+        }
+    }
+}
+
 // Every scale a float has, in one index and against itself: all distances are numbers, and where squares do not leave the range of
 // float, each vector is its own nearest neighbour.
 TEST(AnyCodec, ExtremeMagnitudes)

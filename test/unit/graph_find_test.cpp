@@ -9,6 +9,7 @@
 #include "core/graph/arena.h"
 #include "core/graph/memory_graph.h"
 #include "core/graph/memory_view.h"
+#include "graph_rows.h"
 
 namespace vkv::graph {
 namespace {
@@ -72,6 +73,28 @@ TEST(FindSample, GroupsAreFound)
     EXPECT_GT(before, 100u) << "the data do not show the fault";
     EXPECT_LT(after * 4, before) << links << " links";
     std::printf("missed %u, then %u, by %u links\n", before, after, links);
+}
+
+// Where squares of distances between groups leave the range of float, a search still comes from one to the other.
+TEST(Search, GroupsBeyondFloatAreFound)
+{
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> centres(kGroups * kDim), values;
+    for (float &x : centres) x = normal(random);
+    for (uint32_t i = 0; i < kGroups * kOfOne; ++i)
+        for (uint32_t d = 0; d < kDim; ++d) values.push_back(centres[i % kGroups * kDim + d] + 1e-3f * normal(random));
+    for (float &x : values) x *= 0x1p66f;
+    const Rows rows = make_rows(Scalar::f32, kDim, std::move(values));
+    for (const CodecId id : {CodecId::none, CodecId::lvq8}) {
+        BuildParams params;
+        params.seed = 1;
+        const Built built = make_graph(id, Metric::l2, rows, params);
+        EXPECT_TRUE(built.graph->link_all(1, graph::never));
+        built.graph->reach_all();
+        built.graph->find_sample({});
+        EXPECT_LE(missed(*built.graph), built.graph->size() / 10) << codec_name(id);
+    }
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ float far_distance(const DenseQuery &query, const T *q, const T *x)
 {
     if (query.metric == Metric::cosine) return 1;  // a zero vector
     const VectorView a{kScalarOf<T>, query.dim, q, nullptr, 0}, b{kScalarOf<T>, query.dim, x, nullptr, 0};
-    return finite(exact_distance(query.metric, a, b));
+    return ordered(exact_distance(query.metric, a, b));
 }
 
 template <class T>
@@ -64,11 +64,10 @@ void score_dense(const DenseQuery &query, const T *q, const uint8_t *const *code
     const Metric metric = query.metric;
     for (size_t i = 0; i < n; i++) {
         if (i + 1 < n) prefetch_code(codes[i + 1], query.dim * sizeof(T));
-        const float value = kernel(q, values_of<T>(codes[i]), query.dim);
-        if (!std::isfinite(value))
+        float value = kernel(q, values_of<T>(codes[i]), query.dim);
+        if (metric == Metric::ip) value = -value;
+        if (!(value <= kFar && value >= -FLT_MAX))
             distance[i] = far_distance(query, q, values_of<T>(codes[i]));
-        else if (metric == Metric::ip)
-            distance[i] = -value;
         else if (metric == Metric::cosine && sizeof(T) == sizeof(float))
             distance[i] = value / 2;
         else if (metric == Metric::cosine)
@@ -98,7 +97,7 @@ public:
     // it are less: sum (q x)^2 is at most the largest q^2.
     float error(const uint8_t *, float distance, bool) override
     {
-        if (query_.metric != Metric::cosine) return 0;
+        if (query_.metric != Metric::cosine) return far_error(distance);
         const double sums = operator_rounding(query_.dim);
         if constexpr (sizeof(T) == 2) return static_cast<float>(0x1p-11 * std::fmin(1, 5 / std::sqrt(3.0) * query_.largest) + sums);
         return static_cast<float>(unit_rounding(2.0 * distance) / 2 + sums * distance);

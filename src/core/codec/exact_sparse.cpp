@@ -50,8 +50,8 @@ double sum_any(const SparseCode &a, const SparseCode &b, Term term)
 
 float sparse_distance(Metric metric, const SparseCode &a, const SparseCode &b)
 {
-    if (metric == Metric::l2) return finite(sum_any(a, b, [](double x, double y) { return (x - y) * (x - y); }));
-    if (metric == Metric::l1) return finite(sum_any(a, b, [](double x, double y) { return std::fabs(x - y); }));
+    if (metric == Metric::l2) return ordered(sum_any(a, b, [](double x, double y) { return (x - y) * (x - y); }));
+    if (metric == Metric::l1) return ordered(sum_any(a, b, [](double x, double y) { return std::fabs(x - y); }));
     double dot = 0;
     for_common(a, b, [&](double x, double y) { dot += x * y; });
     return metric == Metric::ip ? finite(-dot) : static_cast<float>(std::fmin(2.0, std::fmax(0.0, 1 - dot)));
@@ -107,7 +107,8 @@ public:
     // The operator's doubles rounded to single precision; under cosine the values were, too, and 1 - dot has the errors of 1.
     float error(const uint8_t *, float distance, bool) override
     {
-        return metric_ == Metric::cosine ? 0x1p-21f : 0x1p-23f * std::fabs(distance) + FLT_MIN;
+        if (metric_ == Metric::cosine) return 0x1p-21f;
+        return 0x1p-23f * std::fabs(distance) + FLT_MIN + far_error(distance);
     }
 
 private:

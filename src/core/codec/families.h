@@ -17,6 +17,20 @@ inline float finite(double value)
     return value < -FLT_MAX ? -FLT_MAX : static_cast<float>(value);
 }
 
+// Distances of which the operator's sum leaves single precision, or nearly so, are no sums any more, but farther ones still are
+// greater: else a search would be lost among vectors of which none is nearer than another.
+inline constexpr float kFar = 0x1.ffp127f;
+inline float ordered(double distance)
+{
+    if (distance <= kFar) return static_cast<float>(std::fmax(distance, -FLT_MAX));
+    constexpr double kSteps = 200;  // of the last bit, a doubling: 163 of them, more than a square takes
+    const double steps = std::fmin(kSteps * std::log2(distance / kFar), FLT_MAX / 0x1p104 - kFar / 0x1p104);
+    return distance > kFar ? static_cast<float>(kFar + 0x1p104 * std::floor(steps)) : FLT_MAX;  // NaN
+}
+// What is not known of such a distance: whether the operator says infinity. Of four times the largest float it does.
+inline constexpr float kFarError = 0x1p121f;
+inline float far_error(float distance) { return distance > kFar && distance < ordered(4.0 * FLT_MAX) ? kFarError : 0; }
+
 template <class T>
 inline T read_as(const void *from)
 {

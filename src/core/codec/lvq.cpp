@@ -128,7 +128,7 @@ void LvqCodec::distances(const uint8_t *a, const uint8_t *const *codes, size_t n
             result = constant * constant + other * other - 2 * dot;
             if (metric_ == Metric::cosine) result /= 2;
         }
-        distance[i] = finite(result);
+        distance[i] = ordered(result);
     }
 }
 
@@ -168,10 +168,15 @@ float LvqCodec::decoded_distance(const uint8_t *a, const uint8_t *code, std::vec
     const auto value = [=](uint32_t i) { return mean[i] + (bias + step * static_cast<float>(codes[i])); };
     if (metric_ != Metric::l2)
         return finite((metric_ == Metric::cosine) - double{sum_in_chains(dim_, [=](uint32_t i) { return x[i] * value(i); })});
-    return sum_in_chains(dim_, [=](uint32_t i) {
+    const float square = sum_in_chains(dim_, [=](uint32_t i) {
         const float difference = x[i] - value(i);
         return difference * difference;
     });
+    if (square <= kFar) return square;
+    return ordered(sum_of(dim_, [=](uint32_t i) {
+        const double difference = double{x[i]} - value(i);
+        return difference * difference;
+    }));
 }
 
 std::unique_ptr<Scorer> LvqCodec::query(const VectorView &q) const

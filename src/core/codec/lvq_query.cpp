@@ -128,7 +128,7 @@ void LvqScorer::score(const uint8_t *const *codes, size_t n, float *distance)
         const Side &side = side_of(header);
         const double codes_dot = static_cast<double>(dot_query(codes[i] + sizeof(Header), side.high.data(), dim));
         const double dot = header.bias * side.high_sum + header.step * side.scale * codes_dot;
-        distance[i] = finite(distance_of(side, header, dot, side.high_square));
+        distance[i] = ordered(distance_of(side, header, dot, side.high_square));
     }
 }
 
@@ -150,7 +150,7 @@ float LvqScorer::rescore(const uint8_t *code, const uint8_t *second)
     const double dot = (static_cast<double>(header.bias) + extra.bias) * side.sum +
                        header.step * dot_both(dot_query, code + sizeof(Header)) +
                        extra.step * dot_both(dot_u8, second + sizeof(SecondHeader));
-    return finite(distance_of(side, header, dot, side.square));
+    return ordered(distance_of(side, header, dot, side.square));
 }
 
 // The error is <s, e> (twice that under l2) with e uniform in a step: its deviation is step / sqrt(12) * |part of s across r|, and
@@ -186,7 +186,7 @@ float LvqScorer::error(const uint8_t *code, float distance, bool second)
         rounding = halves() ? unit_rounding(std::fmax(0.0, apart) + noise) : operator_rounding(dim) * exact;
     }
     const double error = kErrorDeviations * kUniform * half + query_noise + kFloatSlack * (terms + exact) + rounding;
-    return finite(halves() ? error / 2 : error);
+    return finite(halves() ? error / 2 : error + (distance > kFar ? kFarError : 0));
 }
 
 // ---- code against codes -----------------------------------------------------------------------------------------------------
