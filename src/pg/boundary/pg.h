@@ -72,6 +72,7 @@ extern "C" {
 #include "optimizer/plancat.h"
 #include "parser/parse_relation.h"
 #include "pgstat.h"
+#include "port/pg_crc32c.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "rewrite/rowsecurity.h"

@@ -79,7 +79,9 @@ public:
         make_trainers();
         finish_models();  // of no sample
         Shape shape = make_shape(column_, m_, ef_construction_, codec_id_, *codec_, hash_seed_, 0, linking_);
-        write_empty_index(index_, fork, make_meta(shape));
+        MetaPage meta = make_meta(shape);
+        seal_meta(&meta, {});
+        write_empty_index(index_, fork, meta);
     }
 
     void run()

@@ -300,6 +300,7 @@ private:
             meta->entry_level = graph_.level(graph_.entry());
             measure(meta);
         }
+        seal_meta(meta, g_.model);
         auto last = [](BlockNumber end, BlockNumber begin) { return end > begin ? end - 1 : InvalidBlockNumber; };
         const BlockNumber nodes_end = 1 + blocks_of_nodes();
         meta->free_list[static_cast<int>(PageKind::nodes)] = nodes_have_room_ ? nodes_end - 1 : InvalidBlockNumber;

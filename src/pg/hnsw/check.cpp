@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "pg/hnsw/build_write.h"
+#include "pg/hnsw/hash_directory.h"
 #include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/inspect.h"
 #include "pg/hnsw/node_tids.h"
@@ -35,6 +36,7 @@ void Checker::run(bool heap_all, bool searches)
     check_links();
     check_entry();
     check_reach();
+    check_hash();
     check_free_lists();
     check_heap_tids();
     if (heap_all) check_heap_all();
@@ -223,6 +225,8 @@ void Checker::check_entry()
     }
     if (!is_node(meta_.entry))
         report_(kMetaBlock, -1, "the entry point is not a node");
+    else if (const char *fault = fault_of_entry(meta_))
+        report_(kMetaBlock, -1, fault);
     else if (level_[meta_.entry] < meta_.entry_level)
         report_(kMetaBlock, -1, "the entry point is not on its level");
 }
@@ -247,6 +251,14 @@ void Checker::check_reach()
     }
     for (uint32_t id = 0; id < level_.size(); ++id)
         if (is_node(id) && !dead_[id] && !pending_[id] && !reached[id]) report_node(id, "no path leads to it");
+}
+
+void Checker::check_hash()
+{
+    if (const char *fault = fault_of_directory(meta_))
+        report_(kMetaBlock, -1, fault);
+    else
+        hash_check(index_.rel(), [this](BlockNumber block, const std::string &problem) { report_(block, -1, problem); });
 }
 
 void Checker::check_free_lists()

@@ -30,6 +30,7 @@ private:
     void check_list(uint32_t node, int level, const uint32_t *list, uint32_t n);
     void check_tids(const NodeHeader *n, BlockNumber block, int slot);
     void check_entry();
+    void check_hash();
     void check_reach();
     void check_searches();
     void check_free_lists();

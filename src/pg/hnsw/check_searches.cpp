@@ -92,7 +92,7 @@ private:
 
 void Checker::check_searches()
 {
-    if (!is_node(meta_.entry)) return;
+    if (!is_node(meta_.entry) || fault_of_entry(meta_)) return;  // reported
     std::sort(tids_.begin(), tids_.end(), [](const auto &a, const auto &b) { return a.second < b.second; });
     OwnSearch search(heap_, index_.rel(), shape_);
     std::vector<ItemPointerData> tids;

@@ -167,9 +167,12 @@ struct MetaPage {
     BlockNumber directory[kMaxDirectoryPages];
     uint8_t linking;  // Linking; 0 in indexes older than it
     uint8_t paths;    // Paths
-    uint8_t unused[6];
+    uint8_t unused[2];
+    uint32_t checksum;  // of what never changes (seal_meta); 0 in indexes older than it
+    uint32_t model_checksum;
+    uint32_t unused_too;
 };
-static_assert(sizeof(MetaPage) == 4216 && sizeof(MetaPage) <= kPageRoom);
+static_assert(sizeof(MetaPage) == 4224 && sizeof(MetaPage) <= kPageRoom);
 
 inline Opaque *opaque_of(char *page) { return reinterpret_cast<Opaque *>(page + kPageEnd); }
 inline const Opaque *opaque_of(const char *page) { return reinterpret_cast<const Opaque *>(page + kPageEnd); }

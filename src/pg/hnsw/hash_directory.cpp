@@ -20,9 +20,10 @@ Directory read_directory(Relation rel)
 {
     ReadPage page(rel, kMetaBlock, PageKind::meta);
     const MetaPage *meta = meta_of(page.page());
+    if (const char *fault = fault_of_directory(*meta)) corrupted(rel, kMetaBlock, fault);
     Directory d;
     d.depth = meta->hash_depth;
-    d.pages = std::min(meta->directory_pages, kMaxDirectoryPages);
+    d.pages = meta->directory_pages;
     std::memcpy(d.block, meta->directory, d.pages * sizeof(BlockNumber));
     return d;
 }
@@ -113,6 +114,7 @@ bool split(Relation rel, uint32_t hash)
         const BucketEntry *e = entries_of(bucket_of(page.page()));
         entries.assign(e, e + count_of(&header));
     }
+    if (header.depth > d.depth) corrupted(rel, old_block, "a hash bucket deeper than its directory");
     if (header.count < kBucketEntries) return true;  // somebody else has split it
     if (header.depth >= 31) return false;
     if (header.depth == d.depth) {
@@ -248,6 +250,50 @@ std::unordered_set<BlockNumber> hash_blocks(Relation rel)
         blocks.insert(entry, entry + std::min(kDirectoryEntries, 1u << d.depth));
     }
     return blocks;
+}
+
+namespace {
+
+// Nothing if a bucket is what this slot leads to.
+const char *fault_of_bucket(Relation rel, const Directory &d, BlockNumber block, uint32_t slot)
+{
+    ReadPage page(rel, block, PageKind::hash_bucket);
+    const BucketHeader *header = bucket_of(page.page());
+    if (header->depth > d.depth) return "a hash bucket deeper than its directory";
+    if (header->count > kBucketEntries) return "a hash bucket of more entries than there is room for";
+    const uint32_t mask = (1u << header->depth) - 1;
+    const BucketEntry *e = entries_of(header);
+    const bool fits = std::all_of(e, e + header->count, [&](const BucketEntry &x) { return ((x.hash ^ slot) & mask) == 0; });
+    return fits ? nullptr : "a hash bucket at another one's place in the directory";
+}
+
+}  // namespace
+
+void hash_check(Relation rel, const std::function<void(BlockNumber, const std::string &)> &report)
+{
+    PageLock lock(rel, kHashLock, ShareLock);
+    const Directory d = read_directory(rel);
+    std::unordered_set<BlockNumber> seen;  // slots of one bucket differ in bits that it does not look at
+    std::vector<BlockNumber> buckets;
+    for (uint32_t i = 0; i < d.pages; ++i) {
+        buckets.clear();
+        try {
+            ReadPage page(rel, d.block[i], PageKind::hash_directory);
+            const BlockNumber *entry = directory_entries(page.page());
+            buckets.assign(entry, entry + std::min(kDirectoryEntries, 1u << d.depth));
+        } catch (const Error &e) {
+            report(kMetaBlock, "page " + std::to_string(i) + " of the hash directory: " + e.message());
+        }
+        for (uint32_t k = 0; k < buckets.size(); ++k) {
+            poll_interrupts();
+            if (!seen.insert(buckets[k]).second) continue;
+            try {
+                if (const char *fault = fault_of_bucket(rel, d, buckets[k], i * kDirectoryEntries + k)) report(buckets[k], fault);
+            } catch (const Error &e) {
+                report(d.block[i], "entry " + std::to_string(k) + " of the hash directory: " + e.message());
+            }
+        }
+    }
 }
 
 void hash_build(std::vector<BucketEntry> entries, BlockNumber first, MetaPage *meta,

@@ -24,6 +24,9 @@ void hash_erase(Relation rel, BlockNumber bucket, const std::vector<BucketEntry>
 // The pages of the table that can be found.
 std::unordered_set<BlockNumber> hash_blocks(Relation rel);
 
+// Reports what the directory cannot lead to; what is missing from a bucket is no fault.
+void hash_check(Relation rel, const std::function<void(BlockNumber, const std::string &problem)> &report);
+
 // For a build: the pages of a table of these entries, appended by append(page) in order, the first at block `first`. Fills the meta
 // page's part.
 void hash_build(std::vector<BucketEntry> entries, BlockNumber first, MetaPage *meta,

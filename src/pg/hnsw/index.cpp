@@ -8,7 +8,9 @@
 #include <string>
 
 #include "core/codec/whiten.h"
+#include "core/graph/candidate.h"
 #include "core/text/message.h"
+#include "pg/hnsw/hnsw.h"
 #include "pg/types/types.h"
 
 namespace vkv::hnsw {
@@ -85,8 +87,65 @@ void keep_codec(const compat::Storage &storage, const Shape &shape, const std::s
     kept_codecs[next_kept++ % kept_codecs.size()] = {storage, shape.hash_seed, loaded};
 }
 
+uint32_t dim_limit(Scalar scalar)
+{
+    return scalar == Scalar::bit ? kMaxBitDim : scalar == Scalar::sparse ? kMaxSparseDim : kMaxDim;
+}
+
+// Never 0, which says that there is none.
+uint32_t checksum_of(std::span<const uint8_t> bytes)
+{
+    pg_crc32c crc;
+    INIT_CRC32C(crc);
+    COMP_CRC32C(crc, bytes.data(), bytes.size());
+    FIN_CRC32C(crc);
+    return std::max<uint32_t>(crc, 1);
+}
+
+uint32_t checksum_of(const MetaPage &m)
+{
+    std::vector<uint8_t> bytes;
+    auto add = [&](const auto &field) {
+        const auto *p = reinterpret_cast<const uint8_t *>(&field);
+        bytes.insert(bytes.end(), p, p + sizeof(field));
+    };
+    add(m.dim);
+    add(m.m);
+    add(m.ef_construction);
+    add(m.codec);
+    add(m.scalar);
+    add(m.metric);
+    add(m.hash_seed);
+    add(m.model_bytes);
+    add(m.model_first);
+    add(m.scored_base);
+    add(m.scored_slope);
+    add(m.built_nodes);
+    add(m.linking);
+    add(m.model_checksum);
+    return checksum_of(bytes);
+}
+
+// An index older than the checksum is judged by ranges.
+bool is_sane(const MetaPage &m)
+{
+    if (m.checksum != 0 && m.checksum != checksum_of(m)) return false;
+    if (m.scalar > static_cast<uint8_t>(Scalar::sparse) || m.metric > static_cast<uint8_t>(Metric::jaccard)) return false;
+    const auto scalar = static_cast<Scalar>(m.scalar);
+    const auto metric = static_cast<Metric>(m.metric);
+    const auto codec = static_cast<CodecId>(m.codec);
+    const auto linking = static_cast<Linking>(m.linking);
+    auto is_count = [](float x) { return std::isfinite(x) && x >= 0; };
+    return codec_supports(codec, scalar, metric) && m.m >= kMinM && m.m <= kMaxM && m.dim > 0 && m.dim <= dim_limit(scalar) &&
+           m.ef_construction >= kMinEfConstruction && m.ef_construction <= kMaxEfConstruction &&
+           (linking == Linking::distance || (linking == Linking::direction && direction_supports(codec, scalar, metric))) &&
+           is_count(m.scored_base) && is_count(m.scored_slope) && m.built_nodes < kNoNode;
+}
+
 std::vector<uint8_t> read_model(Relation rel, const MetaPage &meta)
 {
+    const BlockNumber blocks = pg_call([&] { return RelationGetNumberOfBlocks(rel); });
+    if (meta.model_bytes > static_cast<uint64_t>(blocks) * kPageRoom) corrupted(rel, kMetaBlock, "a model larger than the index");
     std::vector<uint8_t> model;
     for (BlockNumber block = meta.model_first; model.size() < meta.model_bytes;) {
         if (!BlockNumberIsValid(block)) corrupted(rel, kMetaBlock, "the model ends early");
@@ -95,6 +154,8 @@ std::vector<uint8_t> read_model(Relation rel, const MetaPage &meta)
         model.insert(model.end(), page.page() + kPageBegin, page.page() + kPageBegin + n);
         block = page.opaque()->next;
     }
+    if (meta.model_checksum != 0 && meta.model_checksum != checksum_of(model))
+        corrupted(rel, meta.model_first, "the model is not what was written");
     return model;
 }
 
@@ -137,7 +198,7 @@ Column column_of(Relation index)
                     message("Give its type a length, or index a cast to one: ((%s::%s(3)) ...).",
                             index->rd_index->indkey.values[0] ? NameStr(column->attname) : "(expression)",
                             pg_call([&] { return name_of_type(type); })));
-    const uint32_t max = c.scalar == Scalar::bit ? kMaxBitDim : c.scalar == Scalar::sparse ? kMaxSparseDim : kMaxDim;
+    const uint32_t max = dim_limit(c.scalar);
     if (static_cast<uint32_t>(dim) > max)
         throw Error(Errc::limit_exceeded, "column cannot have more than " + std::to_string(max) + " dimensions for hnsw index");
     c.dim = static_cast<uint32_t>(dim);
@@ -197,6 +258,27 @@ MetaPage make_meta(const Shape &s)
     return m;
 }
 
+void seal_meta(MetaPage *meta, std::span<const uint8_t> model)
+{
+    meta->model_checksum = meta->model_bytes > 0 ? checksum_of(model) : 0;
+    meta->checksum = checksum_of(*meta);
+}
+
+const char *fault_of_entry(const MetaPage &meta)
+{
+    if (meta.entry == kNoNode || (meta.entry_level >= 0 && meta.entry_level <= graph::kMaxLevel)) return nullptr;
+    return "an entry point on a level that there is not";
+}
+
+const char *fault_of_directory(const MetaPage &meta)
+{
+    if (meta.directory_pages == 0) return meta.hash_depth == 0 ? nullptr : "a hash directory without pages";
+    if (meta.directory_pages <= kMaxDirectoryPages && meta.hash_depth < 32 &&
+        meta.directory_pages == std::max((1u << meta.hash_depth) / kDirectoryEntries, 1u))
+        return nullptr;
+    return "a hash directory whose depth and pages do not fit";
+}
+
 MetaPage read_meta(Relation rel, ForkNumber fork)
 {
     ReadPage page(rel, kMetaBlock, PageKind::meta, fork);
@@ -207,6 +289,7 @@ MetaPage read_meta(Relation rel, ForkNumber fork)
                     "index \"" + std::string(RelationGetRelationName(rel)) + "\" has version " + std::to_string(meta.version) +
                         " of the page format; this library reads version " + std::to_string(kVersion),
                     "Rebuild it: REINDEX INDEX.");
+    if (!is_sane(meta)) corrupted(rel, kMetaBlock, "parameters that make no sense");
     return meta;
 }
 
@@ -229,14 +312,14 @@ Index::Index(Relation rel) : rel_(rel), storage_(compat::relation_storage(rel))
     const Column column{static_cast<Scalar>(meta.scalar), static_cast<Metric>(meta.metric), meta.dim};
     const auto id = static_cast<CodecId>(meta.codec);
     const auto linking = static_cast<Linking>(meta.linking);
-    const bool sane =
-        meta.scalar <= static_cast<uint8_t>(Scalar::sparse) && meta.metric <= static_cast<uint8_t>(Metric::jaccard) &&
-        codec_supports(id, column.scalar, column.metric) && meta.m >= 2 && meta.m <= 100 && meta.dim > 0 &&
-        (linking == Linking::distance || (linking == Linking::direction && direction_supports(id, column.scalar, column.metric)));
-    if (!sane) corrupted(rel, kMetaBlock, "parameters that make no sense");
     auto loaded = std::make_shared<Loaded>();
     loaded->model = meta.model_bytes > 0 ? read_model(rel, meta) : untrained_model(column, id, linking);
-    loaded->codec = open_codec(column, id, linking, loaded->model);
+    try {
+        loaded->codec = open_codec(column, id, linking, loaded->model);
+    } catch (const Error &e) {
+        if (e.code() != Errc::index_corrupted || meta.model_bytes == 0) throw;
+        corrupted(rel, meta.model_first, e.message().c_str());
+    }
     shape_ = make_shape(column, meta.m, meta.ef_construction, id, *loaded->codec, meta.hash_seed,
                         static_cast<uint32_t>(loaded->model.size()), linking);
     loaded_ = loaded;
@@ -253,6 +336,7 @@ Entry Index::entry() const
 {
     ReadPage page(rel_, kMetaBlock, PageKind::meta);
     const MetaPage *meta = meta_of(page.page());
+    if (const char *fault = fault_of_entry(*meta)) corrupted(rel_, kMetaBlock, fault);
     return {meta->entry, meta->entry_level, meta->free_epoch, PageGetLSN(const_cast<char *>(page.page()))};
 }
 

@@ -59,6 +59,15 @@ double settled_distance(Metric metric, const VectorView &query, const VectorView
     return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
 }
 
+// A damaged index may name any block; of other access methods it is not known what the number means.
+bool HeapReader::is_in_table(const ItemPointerData &tid)
+{
+    if (heap_->rd_tableam != GetHeapamTableAmRoutine()) return true;
+    const BlockNumber block = ItemPointerGetBlockNumberNoCheck(&tid);
+    if (block >= blocks_) blocks_ = RelationGetNumberOfBlocks(heap_);
+    return block < blocks_;
+}
+
 // use(value, datum) says whether it has had what it wants.
 template <class Use>
 bool HeapReader::read(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape, Use &&use)
@@ -68,6 +77,7 @@ bool HeapReader::read(std::span<const ItemPointerData> tids, Snapshot snapshot, 
         Datum value = 0;
         const bool have = pg_call([&] {
             bool again = false, all_dead = false, isnull = true;
+            if (!is_in_table(tid)) return false;
             if (!table_index_fetch_tuple(fetch_, &tid, snapshot, slot_, &again, &all_dead)) return false;
             MemoryContext old = MemoryContextSwitchTo(context_);
             value = indexed_value(&isnull);
@@ -113,9 +123,7 @@ void HeapReader::clear()
 bool HeapReader::fetch_original(ItemPointerData tid, bool detoasts, Datum *value)
 {
     if (heap_->rd_tableam != GetHeapamTableAmRoutine() || (info_ && !(detoasts && computes_))) return false;
-    const BlockNumber block = ItemPointerGetBlockNumberNoCheck(&tid);
-    if (block >= blocks_) blocks_ = RelationGetNumberOfBlocks(heap_);
-    if (block >= blocks_) return false;
+    if (!is_in_table(tid)) return false;
     bool again = false, all_dead = false, isnull = true;
     if (!info_) {
         ItemPointerData at = tid;

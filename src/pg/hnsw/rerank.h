@@ -40,6 +40,7 @@ private:
     Datum indexed_value(bool *isnull);
     template <class Use>
     bool read(std::span<const ItemPointerData> tids, Snapshot snapshot, const Shape &shape, Use &&use);
+    bool is_in_table(const ItemPointerData &tid);
     bool fetch_original(ItemPointerData tid, bool detoasts, Datum *value);
     void clear();
 

@@ -45,6 +45,15 @@ void *SpillFile::allocate(size_t bytes)
                      errmsg("temporary file size exceeds \"temp_file_limit\" (%dkB)", temp_file_limit),
                      errhint("Raise maintenance_work_mem, so that less of the hnsw graph is kept in a file, or temp_file_limit.")));
         });
+    // PostgreSQL counts what goes through its own calls: so the session's other temporary files know of this one, and it of them.
+    const size_t end = size_ + bytes;
+    pg_call([&] {
+        char last = 0;
+        if (FileWrite(file_, &last, 1, static_cast<off_t>(end - 1), WAIT_EVENT_BUFFILE_WRITE) == 1) return;
+        ereport(ERROR,
+                (errcode_for_file_access(), errmsg("could not reserve %zu bytes of a temporary file for an hnsw graph: %m", bytes),
+                 errhint("Free disk space, or raise maintenance_work_mem.")));
+    });
     // Where many files are in use, PostgreSQL closes the least recently used ones behind its own numbers. Asking for the size opens
     // it again.
     const int fd = pg_call([this] { return FileSize(file_) < 0 ? -1 : FileGetRawDesc(file_); });
