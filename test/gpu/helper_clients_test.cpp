@@ -1,6 +1,8 @@
 // Clients that leave at any moment, lose their place, or say what makes no sense; and what is left of them.
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "raw_client.h"
 
 namespace vkv::gpu {
@@ -93,12 +95,19 @@ TEST(HelperClients, OneDiesWhileAnotherWaitsForItsTiles)
         c.add_span(extent, 0, 0, 200, shared);
         c.spans()[0].space = 0;
         c.spans()[0].layer = 0;
+        std::atomic<bool> connected{false}, submitted{false};
         std::thread waits([&] {
             Client client;
-            client.connect(server.socket().c_str(), wait_for_test);
+            client.connect(server.socket().c_str(), [&](int fd) {
+                submitted = connected.load();
+                wait_for_test(fd);
+            });
+            connected = true;
             EXPECT_LT(c.error(&client), kClose);
         });
-        ::usleep(50000);
+        for (int i = 0; i < 60000 && !submitted; i++) ::usleep(1000);
+        EXPECT_TRUE(submitted);
+        server.counters();  // are asked for of the same thread: it has read what was submitted
         EXPECT_EQ(counter(c.copied), 0u);
         dies.close();
         waits.join();

@@ -147,8 +147,10 @@ is(postmaster_facts($node), $facts, 'the server noticed none of it');
 $pid = helper_pid($node);
 $restarts = status($node, 'restarts');
 configure($node, 'vectorkv.gpu_hang_timeout' => '5s', 'work_mem' => '5MB');
-sleep 0.3;
-is(helper_pid($node), $pid, 'settings that are not the helper\'s leave it alone');
+# Who connects with the new settings comes after all were told of them; the supervisor counts again in a pass of its loop that began later, or in the next.
+ok($node->poll_query_until('postgres', "SELECT current_setting('work_mem') = '5MB'"), 'the server has read the new settings');
+gpu_stat($node, 'requests') foreach 1 .. 2;
+is(status($node, "concat_ws(' ', state, pid)"), "ready $pid", 'settings that are not the helper\'s leave it alone');
 configure($node, 'vectorkv.gpu_memory' => '8MB');
 isnt(wait_for_status($node, "coalesce(pid, $pid)", qr/^(?!$pid$)/), $pid, 'another memory is another process');
 ok_ready('with other settings');

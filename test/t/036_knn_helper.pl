@@ -87,7 +87,7 @@ SQL
 
 # A helper that takes its time: the deadline, cancel.
 configure($node, 'vectorkv.gpu_helper' => wrapper($node, '--launch-delay-us 1500000'));
-sleep 1 until helper_processes($node, '--launch-delay-us');
+wait_for_process($node, '--launch-delay-us');
 wait_for_status($node, 'state', qr/^ready$/);
 is($node->safe_psql('postgres', "SET vectorkv.gpu_timeout = '200ms'; SELECT differing, requests FROM beside('vectors', 'l2', 10, 20, 'on')"), '0|0', 'no answer in time: the CPU answers');
 ok_at_rest($node, 'after a timeout');  # until its launch ends, a request takes up the small arena
@@ -99,7 +99,7 @@ ok_at_rest($node, 'after a cancel');
 
 # The helper dies while it is asked, which takes longer than it has to live.
 configure($node, 'vectorkv.gpu_helper' => wrapper($node, '--launch-delay-us 10000000'));
-sleep 1 until helper_processes($node, '--launch-delay-us 10000000');
+wait_for_process($node, '--launch-delay-us 10000000');
 wait_for_status($node, 'state', qr/^ready$/);
 my $asked = helper_pid($node);
 my ($out, $err) = ('', '');

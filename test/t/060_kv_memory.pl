@@ -83,7 +83,8 @@ ok_cache($node, $_) foreach qw(chat loose);
 	cmp_ok($grown[$#grown / 2], '<=', 1000, 'dropped in another session: bytes a cache') or diag("@kept");
 }
 
-# How long nothing looks for interrupts, in processor time of the backend (lib/poll_gap.c).
+# How long nothing looks for interrupts, in processor time of the backend (lib/poll_gap.c). What the kernel or a hypervisor does meanwhile
+# may be counted as the backend's, once in a while; a loop that does not look is as long each time. So the shortest of three counts.
 SKIP:
 {
 	my ($library, $include) = ($node->basedir . '/poll_gap.so', `pg_config --includedir-server`);
@@ -99,13 +100,21 @@ SKIP:
 	foreach my $group ([ "t kv.tensor", "t := kv.tensor(b, ARRAY[8192, 8192], 'f32')", '268435456', @calls ])
 	{
 		my ($declare, $make, $bytes, @what) = @$group;
-		my $run = join("\n", map { "PERFORM poll_gap_start(); d := $_->[1]; RAISE NOTICE '$_->[0]: gap % ', poll_gap_stop();" } @what);
-		my ($status, $out, $err) = $node->psql('postgres', "DO \$\$ DECLARE b bytea := '\\x0000803f'; $declare; d text; BEGIN WHILE octet_length(b) < $bytes LOOP b := b || b; END LOOP; $make; b := NULL;\n$run\nEND \$\$");
-		foreach my $call (@what)
+		my (%gap, $err);
+		foreach my $attempt (1 .. 3)
 		{
-			my ($gap) = $err =~ /\Q$call->[0]\E: gap ([\d.]+)/;
-			ok(defined $gap && $gap <= $most, "$call->[0]: at most $most ms without looking for interrupts") or diag($err);
+			my @left = grep { !defined $gap{ $_->[0] } || $gap{ $_->[0] } > $most } @what;
+			last unless @left;
+			diag("attempt $attempt: $err") if $attempt > 1;
+			my $run = join("\n", map { "PERFORM poll_gap_start(); d := $_->[1]; RAISE NOTICE '$_->[0]: gap % ', poll_gap_stop();" } @left);
+			(undef, undef, $err) = $node->psql('postgres', "DO \$\$ DECLARE b bytea := '\\x0000803f'; $declare; d text; BEGIN WHILE octet_length(b) < $bytes LOOP b := b || b; END LOOP; $make; b := NULL;\n$run\nEND \$\$");
+			foreach my $call (@left)
+			{
+				my ($gap) = $err =~ /^NOTICE:  \Q$call->[0]\E: gap ([\d.]+)/m or next;
+				$gap{ $call->[0] } = $gap if $gap < ($gap{ $call->[0] } // 'inf');
+			}
 		}
+		ok(defined $gap{ $_->[0] } && $gap{ $_->[0] } <= $most, "$_->[0]: at most $most ms without looking for interrupts") or diag($err) foreach @what;
 	}
 }
 

@@ -1,5 +1,6 @@
 # What a session keeps of caches - tails, and where tiles lie - has a limit of memory, and making room takes no time to speak of however
-# much there is: measured in processor time of the backend by a library in the session (lib/poll_gap.c).  And a kept tail never outlives
+# much there is: measured in processor time of the backend by a library in the session (lib/poll_gap.c), the shortest of three counts, as in
+# 015_interrupts.pl, since what the kernel or a hypervisor does is counted as the backend's once in a while.  And a kept tail never outlives
 # its rows: neither in a table that is emptied in place, nor when a trigger of somebody's changes it while ours are deleted.
 use strict;
 use warnings;
@@ -9,7 +10,7 @@ use File::Temp qw(tempdir);
 use Test::More;
 use VectorKV;
 
-my $most = 20;    # ms; as in 048_interrupts.pl
+my $most = 20;    # ms; as in 015_interrupts.pl
 my $library = tempdir(CLEANUP => 1) . '/poll_gap.so';
 chomp(my $include = `pg_config --includedir-server`);
 my $measures = system("cc -w -O1 -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/poll_gap.c' -lrt") == 0;
@@ -45,8 +46,15 @@ sub measured
 sub ok_room
 {
 	my ($name, $most_bytes, $before, $after) = @_;
-	my ($gap, $bytes, $answer) = measured($before, $after);
-	cmp_ok($gap, '<=', $most, "$name: ms without looking for interrupts") or diag($answer =~ /^(gap.*)/ms);
+	my ($least, $bytes, $answer) = ('inf');
+	foreach my $attempt (1 .. 3)
+	{
+		(my $gap, $bytes, $answer) = measured($before, $after);
+		$least = $gap if $gap < $least;
+		last if $least <= $most;
+		diag("$name, attempt $attempt: " . $answer =~ s/.*^(?=gap)//msr);
+	}
+	cmp_ok($least, '<=', $most, "$name: ms without looking for interrupts");
 	cmp_ok($bytes, '<=', $most_bytes, "$name: bytes that are kept");
 	return;
 }

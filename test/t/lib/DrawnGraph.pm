@@ -5,6 +5,7 @@ package DrawnGraph;
 use strict;
 use warnings;
 use Exporter 'import';
+use File::Copy qw(copy);
 use PostgreSQL::Test::Cluster;
 
 our @EXPORT = qw(draw_tables make_race holds_link);
@@ -15,7 +16,8 @@ my $per_page = int((8192 - 24 - 8) / $size);
 sub vector_at { my ($x, $y) = @{ $_[0] }; return "[$x,$y,0,0]"; }
 
 # Makes tables NAME1 to NAMEn, with indexes NAME1_idx and so on, for each name => { n, place, list, tall }.  place: name of a row => [x, y];
-# list: name => names that it links to; tall: the row that is on level 1, too.
+# list: name => names that it links to; tall: the row that is on level 1, too.  Rows are inserted into the first table; the others take its
+# files.
 sub draw_tables
 {
 	my ($node, %graphs) = @_;
@@ -52,10 +54,10 @@ BEGIN
 		PERFORM set_config('vectorkv.build_seed', '1', true);
 		EXECUTE format('CREATE TABLE %I (v vector(4))', name || i);
 		EXECUTE format('CREATE INDEX %I ON %I USING hnsw (v vector_l2_ops) WITH (m = 2, ef_construction = 16, codec = none)', name || i || '_idx', name || i);
-		FOR j IN 1 .. cardinality(rows) LOOP
-			PERFORM set_config('vectorkv.build_seed', seeds[j]::text, true);
-			EXECUTE format('INSERT INTO %I VALUES (%L)', name || i, rows[j]);
-		END LOOP;
+	END LOOP;
+	FOR j IN 1 .. cardinality(rows) LOOP
+		PERFORM set_config('vectorkv.build_seed', seeds[j]::text, true);
+		EXECUTE format('INSERT INTO %I VALUES (%L)', name || 1, rows[j]);
 	END LOOP;
 END $$;
 SQL
@@ -65,10 +67,16 @@ SQL
 		my ($n, $place, $tall) = @{ $graphs{$name} }{qw(n place tall)};
 		my $rows = join ', ', map { "'" . vector_at($place->{$_}) . "'" } sort keys %$place;
 		$node->safe_psql('postgres', "SET client_min_messages = warning; CALL draw('$name', $n, ARRAY[$rows], '" . vector_at($place->{$tall}) . "')");
-		$files{$name} = [ split /\n/, $node->safe_psql('postgres', "SELECT pg_relation_filepath(format('%I_idx', '$name' || i)::regclass) FROM generate_series(1, $n) i") ];
+		$files{$name} = [ map { [ map { $node->data_dir . "/$_" } split /\|/ ] } split /\n/, $node->safe_psql('postgres',
+			"SELECT pg_relation_filepath(format('%I', '$name' || i)::regclass), pg_relation_filepath(format('%I_idx', '$name' || i)::regclass) FROM generate_series(1, $n) i") ];
 	}
 	$node->stop;
-	foreach my $name (keys %graphs) { draw_lists($node->data_dir . "/$_", @{ $graphs{$name} }{qw(place list)}) foreach @{ $files{$name} }; }
+	foreach my $name (keys %graphs)
+	{
+		my ($first, @others) = @{ $files{$name} };
+		draw_lists($first->[1], @{ $graphs{$name} }{qw(place list)});
+		foreach my $other (@others) { copy($first->[$_], $other->[$_]) or die "$other->[$_]: $!" foreach 0, 1; }
+	}
 	$node->start;
 	return;
 }
@@ -123,7 +131,9 @@ sub holds_link
 }
 
 # Makes race(table, first, other, stop, fault): the session that inserts the first row, on level 1, stops at a call (vectorkv.wait_after), where
-# another one inserts the other, on level 0.  If fault is not 0, that call of the first session fails.
+# another one inserts the other, on level 0.  If fault is not 0, that call of the first session fails.  And races(name, n, first, other, stop):
+# in tables NAMEi, the first session stops at call i, until it is not overtaken any more; or, if stop is not 0, always there, and fails at each
+# call behind, until it does not.
 sub make_race
 {
 	my ($node) = @_;
@@ -137,7 +147,7 @@ BEGIN
 	SET LOCAL client_min_messages = warning;
 	PERFORM pg_advisory_lock(11);
 	PERFORM dblink_connect('a', '$connection');
-	PERFORM dblink_connect('b', '$connection');
+	IF 'b' = ANY (dblink_get_connections()) IS NOT TRUE THEN PERFORM dblink_connect('b', '$connection'); END IF;
 	PERFORM dblink_exec('b', format('SET lock_timeout = 10000; SET vectorkv.build_seed = %s', other_seed));
 	PERFORM dblink_exec('a', format('SET vectorkv.build_seed = %s; SET vectorkv.fault_after = %s; SET vectorkv.wait_after = %s', seed, fault, stop));
 	PERFORM dblink_send_query('a', format('INSERT INTO %I VALUES (%L)', name, first));
@@ -151,7 +161,16 @@ BEGIN
 	PERFORM FROM dblink_get_result('a', false) r(status text);
 	failed := dblink_error_message('a') <> 'OK';
 	PERFORM dblink_disconnect('a');
-	PERFORM dblink_disconnect('b');
+END \$\$;
+CREATE FUNCTION races(name text, n int, first text, other text, stop int DEFAULT 0, OUT i int, OUT stopped boolean, OUT failed boolean) RETURNS SETOF record LANGUAGE plpgsql AS \$\$
+BEGIN
+	FOR number IN 1 .. n LOOP
+		i := number;
+		SELECT r.stopped, r.failed INTO stopped, failed
+			FROM race(name || i, first, other, CASE stop WHEN 0 THEN i ELSE stop END, CASE stop WHEN 0 THEN 0 ELSE stop + i END) r;
+		RETURN NEXT;
+		EXIT WHEN NOT CASE stop WHEN 0 THEN stopped ELSE failed END;
+	END LOOP;
 END \$\$;
 SQL
 	return;

@@ -11,7 +11,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use VectorKV;
 
-our @EXPORT = qw(gpu_node load_compare status gpu_stat wait_for_status helper_pid supervisor_pid helper_processes ok_same ok_at_rest configure postmaster_facts wrapper);
+our @EXPORT = qw(gpu_node load_compare status gpu_stat wait_for_status helper_pid supervisor_pid helper_processes wait_for_process ok_same ok_at_rest configure postmaster_facts wrapper);
 
 # A server with both extensions and the sample, its library preloaded; settings are lines of postgresql.conf.  Nobody gives up on the
 # helper, nor does the supervisor, because a busy machine makes a pause; tests of that say what they want.
@@ -94,6 +94,19 @@ sub helper_processes
 	return @found;
 }
 
+# Waits for such a process, which the supervisor is about to start.
+sub wait_for_process
+{
+	my ($node, $word) = @_;
+	my $until = time + 60;
+	until (helper_processes($node, $word))
+	{
+		die "no process '$word' was started in 60 s; the helper is " . status($node, "concat_ws(', ', state, reason, last_error)") if time > $until;
+		sleep 0.05;
+	}
+	return;
+}
+
 # Changes settings of the server and has the supervisor read them, which also makes it try again at once.
 sub configure
 {
@@ -125,7 +138,7 @@ sub ok_at_rest
 {
 	my ($node, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return is(wait_for_status($node, "concat_ws(' ', state, clients, arena_used)", qr/^ready 0 0$/, 20), 'ready 0 0', "$name: nothing is left in the helper");
+	return is(wait_for_status($node, "concat_ws(' ', state, clients, arena_used)", qr/^ready 0 0$/), 'ready 0 0', "$name: nothing is left in the helper");
 }
 
 # What changes when the postmaster restarts its processes.
