@@ -110,7 +110,7 @@ SKIP:
 			(undef, undef, $err) = $node->psql('postgres', "DO \$\$ DECLARE b bytea := '\\x0000803f'; $declare; d text; BEGIN WHILE octet_length(b) < $bytes LOOP b := b || b; END LOOP; $make; b := NULL;\n$run\nEND \$\$");
 			foreach my $call (@left)
 			{
-				my ($gap) = $err =~ /^NOTICE:  \Q$call->[0]\E: gap ([\d.]+)/m or next;
+				my ($gap) = $err =~ /NOTICE:  \Q$call->[0]\E: gap ([\d.]+)/ or next;
 				$gap{ $call->[0] } = $gap if $gap < ($gap{ $call->[0] } // 'inf');
 			}
 		}

@@ -235,6 +235,36 @@ TEST(Direction, RecallOfLengthsFarApart)
         }
 }
 
+// Of two vectors the longer weighs as one of 16 times the shorter's length at most, from either side: ten thousand times as long,
+// or ten million, is the same.
+TEST(Direction, LongRowsCountAsSixteenTimes)
+{
+    constexpr size_t kShort = 40;
+    for (const CodecId id : kAll) {
+        SCOPED_TRACE(label(id, Metric::ip, Scalar::f32));
+        Rows rows = ratings(Scalar::f32, kShort + 20, 16);
+        for (uint32_t j = 0; j < 16; j++)
+            for (size_t i = 0; i < 10; i++) {
+                const float value = rows.values[i * 16 + j];
+                rows.values[(kShort + i) * 16 + j] = 1e4f * value;
+                rows.values[(kShort + 10 + i) * 16 + j] = 1e7f * value;
+            }
+        const Encoded e = encode_direction(id, rows, kShort);
+        std::vector<float> score(rows.size()), of_long(rows.size());
+        double difference = 0, all = 0;
+        for (size_t i = 0; i < kShort; i++) {
+            e.codec->query_code(e.code(i))->score(e.pointers(rows.size()).data(), rows.size(), score.data());
+            for (size_t j = kShort; j < kShort + 10; j++) {
+                difference += std::fabs(score[j] - score[j + 10]);
+                all += std::fabs(score[j]);
+                e.codec->distances(e.code(j), e.pointers(rows.size()).data(), rows.size(), of_long.data());
+                EXPECT_NEAR(of_long[i], score[j], 1e-3 * std::fabs(score[j]));
+            }
+        }
+        EXPECT_LE(difference, 0.02 * all);
+    }
+}
+
 // ---- edges --------------------------------------------------------------------------------------------------------------------
 
 TEST(Direction, ExtremeValuesStayInOrder)
