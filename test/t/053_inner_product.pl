@@ -136,7 +136,9 @@ BEGIN
 		FROM found JOIN exact USING (id)', type) INTO of_20, of_200, disorder;
 END $f$;
 SQL
+# Lengths that differ by a percent, in a half-space so far off that the rows hardly differ by more: their products are those of lengths.
 my %rows = (
+	'of lengths a percent apart, far off' => ['(SELECT array_agg((x + 5)::real ORDER BY n) FROM unnest(v) WITH ORDINALITY AS u(x, n))', 'vector', 'none', 'lvq8'],
 	'every 11th a thousand times as long' => ["times(v, CASE WHEN id % 11 = 0 THEN 1e3 ELSE 1 END)", 'halfvec', 'none', 'lvq8'],
 	'every 11th 10^19 times as long' => ["times(v, CASE WHEN id % 11 = 0 THEN 1e19 ELSE 1 END)", 'vector', 'none', 'lvq8', 'lvq4', 'lvq4x8'],
 	'of length 2^80' => ["times(v, 2.0 ^ 80 / length)", 'vector', 'none', 'lvq8', 'lvq4x8'],

@@ -6,6 +6,7 @@
 
 #include <cfloat>
 #include <cmath>
+#include <numeric>
 
 #include "core/codec/families.h"
 #include "core/error.h"
@@ -148,6 +149,25 @@ TEST(Direction, WantedForUnlikeLengths)
         EXPECT_FALSE(trained(real_rows(name, Scalar::f32, 400), 400).wanted()) << "of length 1";
         EXPECT_FALSE(trained(real_rows(name, Scalar::f16, 400), 400).wanted()) << "of length 1, rounded";
     }
+}
+
+TEST(Direction, WantedForLengthsUnlikeBesideTheSpread)
+{
+    // Half-spaces: lengths that differ by a percent or a tenth of it decide between vectors that differ by little more.
+    for (const Scalar scalar : {Scalar::f32, Scalar::f16})
+        for (const float mean : {2.0f, 5.0f, 20.0f}) {
+            Rows rows = real_rows("minilm_sample.f16", Scalar::f32, 400);
+            for (float &value : rows.values) value += mean / 20;
+            if (scalar == Scalar::f16) rows = make_rows(scalar, rows.dim, rows.values);
+            EXPECT_TRUE(trained(rows, 400).wanted()) << mean;
+            // The same ones of one length, but for rounding.
+            for (size_t row = 0; row < rows.size(); row++) {
+                float *x = &rows.values[row * rows.dim];
+                const double norm = std::sqrt(std::inner_product(x, x + rows.dim, x, 0.0));
+                for (uint32_t i = 0; i < rows.dim; i++) x[i] = static_cast<float>(x[i] / norm);
+            }
+            EXPECT_FALSE(trained(make_rows(scalar, rows.dim, rows.values), 400).wanted()) << mean;
+        }
 }
 
 TEST(Direction, WantedWhereProductsLeaveTheRangeOfFloat)

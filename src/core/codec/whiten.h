@@ -45,13 +45,14 @@ public:
     // poll() is called now and then during finish() and may throw.
     DirectionTrainer(Scalar scalar, uint32_t dim, std::function<void()> poll);
     void add(const VectorView &x);
-    // Of unlike lengths, or unknown, or so long or short that their products may leave single precision: other vectors of one
-    // length are linked as well by the inner product, and at less cost.
+    // Of lengths that differ, beside what the vectors differ by, or unknown, or so long or short that their products may leave
+    // single precision: others are linked as well by the inner product, and at less cost.
     bool wanted() const;
     std::vector<uint8_t> finish(CodecId id);  // the model; valid also without a sample. May be called for several codecs.
 
 private:
     void thin_out();
+    double spread_square() const;
     void shorten();
     void whiten();
     std::vector<double> covariance(double scale) const;

@@ -18,8 +18,10 @@ constexpr size_t kMostFloats = 8u << 20;  // of the sample; twice as many before
 constexpr size_t kMostRows = 8192;
 constexpr double kRidge = 0.25;  // in mean variances
 constexpr double kLongest = 16;  // in medians
-// Below this coefficient of variation lengths are one length, rounded or nearly so.
+// -<a, b> is half of |a - b|^2 - |a|^2 - |b|^2. Where lengths make less than this share of what rows differ by, they are one
+// length, or nearly so; and one that was rounded, where rows hardly differ.
 constexpr double kUnlike = 0.02;
+constexpr double kRoundedFloats = 1e-6, kRoundedHalves = 0x1p-12;  // of a length
 // Products of two vectors of lengths in between are well within single precision, in which links by the inner product are chosen.
 constexpr double kShort = 0x1p-50, kLong = 0x1p50;
 
@@ -54,8 +56,23 @@ void DirectionTrainer::thin_out()
 
 bool DirectionTrainer::wanted() const
 {
-    return rows_ == 0 || std::sqrt(norm_square_ / static_cast<double>(rows_)) > kUnlike * norm_mean_ ||
-           (norm_mean_ > 0 && (norm_mean_ < kShort || norm_mean_ > kLong));
+    if (rows_ == 0 || (norm_mean_ > 0 && (norm_mean_ < kShort || norm_mean_ > kLong))) return true;
+    const double deviation = std::sqrt(norm_square_ / static_cast<double>(rows_));
+    if (deviation <= (scalar_ == Scalar::f16 ? kRoundedHalves : kRoundedFloats) * norm_mean_) return false;
+    return deviation > kUnlike * norm_mean_ || deviation * norm_mean_ > kUnlike * spread_square();
+}
+
+// The sample's mean square distance from its mean.
+double DirectionTrainer::spread_square() const
+{
+    std::vector<double> mean(dim_);
+    const double rows = static_cast<double>(sample_.size() / dim_);
+    for (size_t at = 0; at < sample_.size(); at += dim_)
+        for (uint32_t i = 0; i < dim_; i++) mean[i] += sample_[at + i] / rows;
+    double sum = 0;
+    for (size_t at = 0; at < sample_.size(); at += dim_)
+        sum += whiten::sum_of(dim_, [&](size_t i) { return (sample_[at + i] - mean[i]) * (sample_[at + i] - mean[i]); });
+    return sum / rows;
 }
 
 // Of the sample, whose mean was taken out and which was divided by scale; lower triangle, [dim, dim].
