@@ -178,3 +178,10 @@ SELECT pg_temp.agree('SELECT id FROM hm ORDER BY v <-> ''[1,2,3]'' LIMIT 101'), 
 ALTER TABLE hm ALTER COLUMN v TYPE vector(4) USING array_append(v::real[], 4)::vector(4);
 SELECT dimensions, pg_temp.problems('hm_idx') FROM hnsw_info('hm_idx');
 DROP TABLE hm;
+
+-- Few rows fit into the least memory.
+CREATE TABLE hm AS SELECT ARRAY[i, 1]::vector(2) AS v FROM generate_series(1, 10) i;
+SET maintenance_work_mem = '1MB';
+CREATE INDEX ON hm USING hnsw (v vector_l2_ops);
+RESET maintenance_work_mem;
+DROP TABLE hm;

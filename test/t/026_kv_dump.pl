@@ -127,4 +127,14 @@ foreach my $format (qw(binary text))
 	in('postgres', 'DROP TABLE copied');
 }
 
+# A hint is a command that finds the tables, whatever their names.
+{
+	my ($status, $out, $err) = $node->psql('postgres', q{CREATE TABLE "Chat C" (LIKE chat INCLUDING ALL); SELECT kv.adopt_cache('public."Chat C"', 1, 1, 1, 8)});
+	my ($command) = $err =~ /HINT:.*pg_dump (.*)\.$/m;
+	$node->safe_psql('postgres', 'CREATE TABLE "Chat C_sealed" ()');
+	my $dump = `pg_dump -d '@{[$node->connstr('postgres')]}' $command`;
+	my @found = $dump =~ /^CREATE TABLE public\.(.*) \(/mg;
+	is("@found", '"Chat C" "Chat C_sealed"', 'the hint for missing tables');
+}
+
 done_testing();

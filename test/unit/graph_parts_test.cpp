@@ -416,6 +416,15 @@ TEST(Arena, GivesAlignedZeroes)
     EXPECT_FALSE(arena.spilled());
 }
 
+TEST(Arena, FewFitIntoASmallBudget)
+{
+    Arena arena(1u << 20, [](size_t) -> void * { throw std::runtime_error("no room"); });
+    for (int i = 0; i < 100; ++i) arena.allocate(1000);
+    arena.chunk(arena.chunk_bytes());
+    EXPECT_LE(arena.used(), 256u << 10);
+    EXPECT_EQ(Arena(64u << 20, {}).chunk_bytes(), Arena::kChunk);
+}
+
 TEST(Arena, SpillsBeyondItsBudget)
 {
     std::vector<std::vector<uint64_t>> spilled;

@@ -3,11 +3,18 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
 namespace vkv::graph {
+
+Arena::Arena(size_t budget, Spill spill)
+    : budget_(budget), chunk_bytes_(std::clamp(std::bit_floor(budget / 16), kLeastChunk, kChunk)), spill_(std::move(spill))
+{
+}
 
 Arena::~Arena()
 {
@@ -37,10 +44,10 @@ void *Arena::chunk(size_t bytes)
 void *Arena::allocate(size_t bytes)
 {
     bytes = (bytes + 7) & ~size_t{7};
-    if (bytes > kChunk / 4) return chunk(bytes);
+    if (bytes > chunk_bytes_ / 4) return chunk(bytes);
     if (bytes > open_left_) {
-        open_ = static_cast<uint8_t *>(chunk(kChunk));
-        open_left_ = kChunk;
+        open_ = static_cast<uint8_t *>(chunk(chunk_bytes_));
+        open_left_ = chunk_bytes_;
     }
     void *p = open_;
     open_ += bytes;

@@ -64,7 +64,7 @@ MemoryGraph::MemoryGraph(const Codec &codec, const BuildParams &params, Arena &a
     payload_offset_ = align_up(code_offset_ + code_bytes, 8);
     stride_ = align_up(payload_offset_ + params.payload_bytes, 16);
     chunk_shift_ = 0;
-    while (chunk_shift_ < 16 && (stride_ << (chunk_shift_ + 1)) <= Arena::kChunk) ++chunk_shift_;
+    while (chunk_shift_ < 16 && (stride_ << (chunk_shift_ + 1)) <= arena.chunk_bytes()) ++chunk_shift_;
     chunk_mask_ = (1u << chunk_shift_) - 1;
     by_hash_.assign(1024, kNoNode);
 }

@@ -212,7 +212,7 @@ private:
         heap_tuples_ =
             pg_call([&] { return table_index_build_scan(heap_, index_, info_, true, true, entry<load_row>, this, nullptr); });
         if (spill_at_ >= 0) {
-            const size_t need = arena_->used() / 1024 + 1024;
+            const size_t need = arena_->used() / 1024 * 9 / 8 + 1024;  // chunks of a larger memory are larger
             pg_call([&] {
                 ereport(NOTICE,
                         (errmsg("hnsw graph no longer fits into maintenance_work_mem after " INT64_FORMAT " tuples", spill_at_),

@@ -69,7 +69,8 @@ Oid owned_table(const Request &r, const char *suffix, Oid owner)
     const char *name = psprintf("%s%s", r.name, suffix);
     if (!OidIsValid(relid))
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s.%s\" does not exist", r.schema, name),
-                errhint("A cache is dumped with all of its tables: pg_dump -t '%s' -t '%s_*'.", r.name, r.name));
+                errhint("A cache is dumped with all of its tables: pg_dump -t '%s' -t '%s*'.", quote_identifier(r.name),
+                        quote_identifier(psprintf("%s_", r.name))));
     LockRelationOid(relid, ShareRowExclusiveLock);
     // What was renamed before the lock was had is another table than the one of that name.
     if (relation_named(r, suffix) != relid)
