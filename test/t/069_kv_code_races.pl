@@ -19,6 +19,9 @@ SET ROLE att;
 CREATE FUNCTION code.evil(bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN IF current_user <> ''att'' THEN PERFORM nextval(''public.hits''); END IF; RETURN 1; END';
 CREATE FUNCTION code.set_evil(bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE SET work_mem = '1MB' AS 'BEGIN IF current_user <> ''att'' THEN PERFORM nextval(''public.hits''); END IF; RETURN 1; END';
 CREATE FUNCTION code.sql_evil(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT code.evil(\$1)';
+CREATE FUNCTION code.set_trap() RETURNS trigger LANGUAGE plpgsql SET work_mem = '1MB' AS 'BEGIN PERFORM nextval(''public.hits''); RETURN NEW; END';
+CREATE FUNCTION code.same(int, int) RETURNS boolean LANGUAGE plpgsql SET work_mem = '1MB' AS 'BEGIN PERFORM nextval(''public.hits''); RETURN true; END';
+CREATE OPERATOR code.=== (FUNCTION = code.same, LEFTARG = int, RIGHTARG = int, RESTRICT = eqsel);
 CREATE FUNCTION code.trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM nextval(''public.hits''); RETURN NEW; END';
 SELECT kv.create_cache('att.c', 1, 1, 1, 8, tail_tokens => 0);
 SELECT kv.append('att.c', 1, kv.reshape(array_fill(0.5::real, '{8000}')::kv.tensor, '{1,1,1000,8}'), kv.reshape(array_fill(0.5::real, '{8000}')::kv.tensor, '{1,1,1000,8}'));
@@ -89,6 +92,12 @@ sub make_others
 }
 make_others('folded', 'CREATE INDEX ON CACHE ((code.evil(1)))');
 make_others('trapped', 'CREATE TRIGGER trap BEFORE INSERT OR UPDATE ON CACHE FOR EACH ROW EXECUTE FUNCTION code.trap()');
+make_others('trapped_after', 'CREATE TRIGGER trap AFTER INSERT OR UPDATE ON CACHE FOR EACH ROW EXECUTE FUNCTION code.trap()');
+make_others('trapped_set', 'CREATE TRIGGER trap BEFORE INSERT OR UPDATE ON CACHE FOR EACH ROW EXECUTE FUNCTION code.set_trap()');
+# Nothing but built-in functions, and a view that has a function called while the statement is planned.
+make_others('reads', q{ALTER TABLE CACHE ADD COLUMN file text}, q{ALTER TABLE CACHE ALTER COLUMN file SET DEFAULT pg_read_file('PG_VERSION')});
+$node->safe_psql('postgres', q{SET ROLE att; CREATE SCHEMA viewed; GRANT USAGE ON SCHEMA viewed TO PUBLIC; CREATE TABLE viewed.below (LIKE att.c INCLUDING ALL); INSERT INTO viewed.below SELECT * FROM att.c;
+	ANALYZE viewed.below; CREATE VIEW viewed.c AS SELECT * FROM viewed.below WHERE length OPERATOR(code.===) 1; CREATE TABLE viewed.c_sealed (LIKE att.c_sealed INCLUDING ALL); CREATE TABLE viewed.c_tail (LIKE att.c_tail INCLUDING ALL)});
 
 my $append = "SELECT kv.append('att.c', 1, $tensor, $tensor)::text";
 my $attend = "SELECT kv.attend('att.c', '{1}', 0, 'f32[1,1,8]{1,2,3,4,5,6,7,8}')::text";
@@ -101,7 +110,9 @@ foreach my $case (
 	[ $super, 'SET default_transaction_isolation = serializable', $attend, statistics('evil') ],
 	[ $super, '', $append, index_on('evil') ],
 	[ $super, '', $append, others('folded') ],
-	[ $super, '', $append, others('trapped') ],
+	(map { [ $super, '', $append, others($_) ] } qw(trapped trapped_after trapped_set reads)),
+	[ 'att', '', $append, others('trapped') ],
+	[ $super, '', "SELECT count(*)::text FROM kv.check_cache('att.c')", others('viewed') ],
 	[ $super, 'DELETE FROM kv.caches', "SELECT kv.adopt_cache('att.c', 1, 1, 1, 8)::text", others('folded') ])
 {
 	my ($role, $setting, $call, $late, $undo) = @$case;
@@ -109,8 +120,8 @@ foreach my $case (
 	$node->safe_psql('postgres', 'ALTER SEQUENCE hits RESTART');
 	my %said = map { split /\|/ } split /\n/, $node->safe_psql('postgres', "SET statement_timeout = '30s'; SELECT said, count(*) FROM races('$role', '$setting', \$call\$$call\$call\$, \$late\$$late\$late\$, \$undo\$$undo\$undo\$) said GROUP BY 1");
 	my ($function) = $late =~ /code\.(\w+)/;
-	my $runs = ($function // ($late =~ /trapped/ ? 'trap' : 'evil')) . '" would run code of role "att" with the rights of role "' . $role;
-	my @refused = grep { /^ERROR:  function "$runs"$/ } keys %said;
+	my $refusal = $function ? qq{function "$function" would run code of role "att" with the rights of role "$role"} : 'the tables of cache "c" were renamed while a call was under way';
+	my @refused = grep { /^ERROR:  $refusal$/ } keys %said;
 	is(@refused, 1, "$name: refused where the statement was about to run it, $said{$refused[0] // ''} times");
 	is(join("\n", grep { !/^(OK$|ERROR:  (a statistics object|an index) of table|ERROR:  function)/ } keys %said), '', "$name: nothing else is said") if $function;
 	is($node->safe_psql('postgres', 'SELECT is_called FROM hits'), 'f', "$name: nothing of it ran");

@@ -70,6 +70,7 @@ extern "C" {
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
+#include "optimizer/planner.h"
 #include "parser/parse_relation.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"

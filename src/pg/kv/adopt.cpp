@@ -7,6 +7,7 @@
 #include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/bound_tables.h"
 #include "pg/kv/call.h"
 #include "pg/kv/direct.h"
 #include "pg/kv/function_watch.h"
@@ -197,12 +198,15 @@ SQL_FUNCTION(kv_adopt_cache)
     if (relation_named(r, "") != header)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was renamed meanwhile", r.name),
                 errhint("Call kv.adopt_cache again."));
-    const bool more = refuse_owner_code({header, relation_named(r, "_sealed"), relation_named(r, "_tail")});
+    const Oid tables[] = {header, relation_named(r, "_sealed"), relation_named(r, "_tail")};
+    const bool more = refuse_owner_code(tables);
     const bool watched = watch_functions(more, r.name);
     r.logged = get_rel_persistence(relation_named(r, "_tail")) != RELPERSISTENCE_UNLOGGED;
     read_geometry(fcinfo, &r);
+    bind_tables(tables, r.name);
     check_tiles(r);
     check_tail(r);
+    unbind_tables();
     check_view(r, owner);
     finish_tail(r);
     make_view(r);

@@ -8,6 +8,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/bound_tables.h"
 #include "pg/kv/call.h"
 #include "pg/kv/function_watch.h"
 #include "pg/kv/owner_code.h"
@@ -207,10 +208,12 @@ SQL_FUNCTION(kv_check_cache)
     appendStringInfo(
         &sql, "SELECT coalesce(pg_catalog.array_agg(seq::pg_catalog.int8 ORDER BY seq), '{}') FROM ONLY %s WHERE seq IS NOT NULL",
         c->header_sql);
+    bind_tables(c, sql.data);
     const bool watched = watch_functions(c);
     fault_point();
     SPI_execute(sql.data, true, 0);
     if (watched) unwatch_functions();
+    unbind_tables();
     bool null;
     ArrayType *seqs = DatumGetArrayTypePCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     const auto *numbers = reinterpret_cast<const int64 *>(ARR_DATA_PTR(seqs));

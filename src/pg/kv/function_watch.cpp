@@ -1,6 +1,6 @@
-// See function_watch.h. Two hooks, as neither is asked about all: the function manager's leaves out functions with SECURITY DEFINER
-// or SET, and that of the access to objects hears of expressions only. They are installed by the first that needs them: nobody else
-// pays. All frames hold trivial locals only.
+// See function_watch.h. Three hooks, as none is asked about all: the function manager's look-up leaves out functions with SECURITY
+// DEFINER or SET, of whose calls it tells another (when the user is their owner already), and that of the access to objects hears
+// of expressions only. They are installed by the first that needs them: nobody else pays. All frames hold trivial locals only.
 
 #include "pg/kv/function_watch.h"
 
@@ -22,6 +22,7 @@ struct Watched {
 constinit NestedCalls<Watched> watched;
 
 needs_fmgr_hook_type next_on_lookup = nullptr;
+fmgr_hook_type next_on_call = nullptr;
 object_access_hook_type next_on_access = nullptr;
 
 struct Function {
@@ -62,7 +63,7 @@ const Watched *watching(Oid function)
         errhint("Drop what uses it, or connect as the owner of the table. SET ROLE does not suffice: code of his can RESET ROLE."));
 }
 
-bool on_lookup(Oid oid)
+void check_lookup(Oid oid)
 {
     Function function;
     if (const Watched *w = watching(oid); w && read_function(oid, &function)) {
@@ -70,7 +71,18 @@ bool on_lookup(Oid oid)
         if (!c && !is_trusted(function.author, {w->user, InvalidOid, w->user}) && !is_ours_or_built_in(oid, function))
             refuse(w, function);
     }
+}
+
+bool on_lookup(Oid oid)
+{
+    check_lookup(oid);
     return next_on_lookup && next_on_lookup(oid);
+}
+
+void on_call(FmgrHookEventType event, FmgrInfo *function, Datum *argument)
+{
+    if (event == FHET_START) check_lookup(function->fn_oid);
+    if (next_on_call) next_on_call(event, function, argument);
 }
 
 void on_access(ObjectAccessType access, Oid catalog, Oid oid, int part, void *argument)
@@ -87,8 +99,10 @@ void install()
     static bool installed = false;
     if (installed) return;
     next_on_lookup = needs_fmgr_hook;
+    next_on_call = fmgr_hook;
     next_on_access = object_access_hook;
     needs_fmgr_hook = entry<on_lookup>;
+    fmgr_hook = entry<on_call>;
     object_access_hook = entry<on_access>;
     installed = true;
 }

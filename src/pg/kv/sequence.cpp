@@ -9,6 +9,7 @@
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/announce.h"
+#include "pg/kv/bound_tables.h"
 #include "pg/kv/change.h"
 #include "pg/kv/direct.h"
 #include "pg/kv/function_watch.h"
@@ -122,12 +123,14 @@ uint64_t run(Cache *c, Plan plan, Datum *values, Snapshot snapshot, bool read_on
 {
     refuse_owner_code(c);
     SPIPlanPtr prepared = plan_of(c, plan);
+    bind_tables(c, text_of(prepared));
     const bool watched = watch_functions(c);
     fault_point();
     if (!read_only) announce({c, plan, values});
     const int status = SPI_execute_snapshot(prepared, values, nullptr, snapshot, nullptr, read_only, false, 0);
     if (!read_only) withdraw();
     if (watched) unwatch_functions();
+    unbind_tables();
     if (status < 0) elog(ERROR, "a statement on cache \"%s\" failed: %s", c->name, SPI_result_code_string(status));
     check_result(c, plan);
     return SPI_processed;

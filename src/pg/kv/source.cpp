@@ -7,6 +7,7 @@
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/bound_tables.h"
 #include "pg/kv/function_watch.h"
 #include "pg/kv/owner_code.h"
 #include "pg/kv/span_tiles.h"
@@ -61,10 +62,12 @@ Portal open_planned(Cache *c, Datum *values)
 {
     refuse_owner_code(c);
     SPIPlanPtr plan = plan_of(c, Plan::sealed_read);
+    bind_tables(c, text_of(plan));
     const bool watched = watch_functions(c);
     fault_point();
     Portal portal = SPI_cursor_open(nullptr, plan, values, nullptr, true);
     if (watched) unwatch_functions();
+    unbind_tables();
     return portal;
 }
 
