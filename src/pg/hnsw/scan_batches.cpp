@@ -6,6 +6,10 @@
 
 namespace vkv::hnsw {
 
+namespace {
+constexpr size_t kSomeGroups = 8;
+}  // namespace
+
 // Codes misplace candidates around the edge of the pool; an eighth more of them makes up for it. (Not where a scan must end
 // after ef_search.)
 size_t Scan::width() const
@@ -39,9 +43,16 @@ bool Scan::search_from_entry(PageView &view, size_t width)
             return false;
         }
         free_epoch_ = entry.free_epoch;
+        // Links by direction keep to groups of rows that point the same way, and products of unlike lengths do not show that a
+        // descent has ended in the wrong one: some more are brought down.
+        std::vector<uint32_t> from;
+        if (index_.shape().linking == Linking::direction)
+            graph::descend_widely(view, search_, entry.node, entry.level, 0, from, poll_interrupts, kSomeGroups);
+        else
+            from.push_back(graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts));
         // From the entry too: every node can be reached from it on level 0, but not from every node that a descent leads to.
-        const uint32_t from[] = {graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts), entry.node};
-        graph::enter(view, search_, from, 2, width);
+        from.push_back(entry.node);
+        graph::enter(view, search_, from.data(), from.size(), width);
         graph::search_layer(view, search_, 0, poll_interrupts);
         if (entry.level > 0 && graph::looks_astray(search_.pool))
             search_widely(view, entry, from[0], width);
