@@ -175,8 +175,8 @@ foreach my $case (['none', 'built'], ['lvq8', 'built'], ['lvq8', 'inserted'])
 	my $index = "CREATE INDEX grouped_idx ON grouped USING hnsw (embedding vector_ip_ops) WITH (codec = '$codec')";
 	$node->safe_psql('postgres', 'SET vectorkv.build_seed = 7; SET max_parallel_maintenance_workers = 0; DROP INDEX IF EXISTS grouped_idx; '
 		  . ($how eq 'built' ? $index : "CREATE TABLE again AS TABLE grouped; TRUNCATE grouped; $index; INSERT INTO grouped TABLE again"));
-	ok_recall(recall($node, 'near_exact', 'grouped', 'near_queries', 'ip'), 0.91, "groups of unlike lengths, $codec $how");
-	ok_recall(recall($node, 'any_exact', 'grouped', 'any_queries', 'ip'), 0.75, "... queries of any direction, $codec $how");
+	ok_recall(recall($node, 'near_exact', 'grouped', 'near_queries', 'ip'), $how eq 'built' ? 0.98 : 0.91, "groups of unlike lengths, $codec $how");
+	ok_recall(recall($node, 'any_exact', 'grouped', 'any_queries', 'ip'), $how eq 'built' ? 0.90 : 0.75, "... queries of any direction, $codec $how");
 }
 
 # Vectors of one length are linked as ever.

@@ -51,6 +51,8 @@ public:
     virtual std::unique_ptr<Scorer> query_code(const uint8_t *code) const = 0;
     // by the distance that links, which distances() and query_code() give too: what an insertion of x searches with
     virtual std::unique_ptr<Scorer> linker(const VectorView &x) const { return query(x); }
+    // as query_code(), but by the distance that queries search by; null where that is the one that links
+    virtual std::unique_ptr<Scorer> asking_code(const uint8_t *) const { return nullptr; }
     // decoded values, dense codecs only (throws Error(not_supported) otherwise); second may be null
     virtual void decode(const uint8_t *code, const uint8_t *second, float *out) const = 0;
 };

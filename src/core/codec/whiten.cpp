@@ -1,6 +1,7 @@
 // The codec: transforming vectors and queries, and handing the rest to the inner codec. Formulas: whiten.h.
 #include "core/codec/whiten.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/codec/families.h"
@@ -105,6 +106,7 @@ public:
     std::unique_ptr<Scorer> query(const VectorView &q) const override;
     std::unique_ptr<Scorer> query_code(const uint8_t *code) const override;
     std::unique_ptr<Scorer> linker(const VectorView &x) const override;
+    std::unique_ptr<Scorer> asking_code(const uint8_t *code) const override;
     void decode(const uint8_t *code, const uint8_t *second, float *out) const override;
 
 private:
@@ -350,6 +352,16 @@ std::unique_ptr<Scorer> DirectionCodec::linker(const VectorView &x) const
     const double norm = direction(x, &y);
     const InnerValue z(y, norm > 0 ? 1 / norm : 0, inner_scalar_);
     return std::make_unique<LinkScorer>(inner_->query(z.view()), weight_, norm);
+}
+
+std::unique_ptr<Scorer> DirectionCodec::asking_code(const uint8_t *code) const
+{
+    const double most = scalar_ == Scalar::f16 ? 65504 : FLT_MAX;
+    std::vector<float> x(dim_);
+    decode(code, nullptr, x.data());
+    std::vector<double> values(x.begin(), x.end());
+    for (double &value : values) value = std::clamp(value, -most, most);
+    return query(InnerValue(values, 1, scalar_).view());
 }
 
 void DirectionCodec::decode(const uint8_t *code, const uint8_t *second, float *out) const

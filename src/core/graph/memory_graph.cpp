@@ -207,6 +207,35 @@ void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level
     store_list(s.list, from, level);
 }
 
+// Where links are chosen by another distance than queries ask by, they do not leave a group of rows that are near by the one for
+// what is near by the other. So some of level 0, an eighth, lead to what a query for the node itself would find.
+void MemoryGraph::link_answers(uint32_t id, uint32_t first, int top, Selected &selected, Scratch &s) const
+{
+    constexpr size_t kAbove = 8, kWidth = 16;
+    const auto scorer = codec_.asking_code(code(id));
+    if (!scorer) return;
+    AskingView asking(*this, *scorer);
+    auto never = [] { return false; };
+    std::vector<uint32_t> entries;
+    descend_widely(asking, s.asking, first, top, 0, entries, never, kAbove);
+    enter(asking, s.asking, entries.data(), entries.size(), kWidth);
+    search_layer(asking, s.asking, 0, never);
+    std::vector<Candidate> answers;
+    for (const Pool::Entry &e : s.asking.pool.entries()) {
+        if (answers.size() == max_links(0) / 8) break;
+        const auto is_it = [&](const Candidate &c) { return c.id == e.id; };
+        if (e.id == id || std::any_of(selected.kept.begin(), selected.kept.end(), is_it)) continue;
+        Candidate answer{0, e.id};
+        MemoryView(*this, code(id)).distances(id, &e.id, 1, &answer.distance);
+        answers.push_back(answer);
+    }
+    auto &kept = selected.kept;
+    kept.resize(std::min(kept.size(), max_links(0) - answers.size()));
+    selected.diverse = std::min(selected.diverse, kept.size());
+    kept.insert(kept.begin() + static_cast<std::ptrdiff_t>(selected.diverse), answers.begin(), answers.end());
+    selected.diverse += answers.size();
+}
+
 // A node has all of its own links, on every level, before the first one leads to it: whoever meets it meanwhile, on a level above,
 // goes on from its lists. One that ended at lists still empty would know no other neighbour, and be lost with all that follow it.
 void MemoryGraph::link(uint32_t id, unsigned worker, InFlight &in_flight, Scratch &s)
@@ -236,6 +265,7 @@ void MemoryGraph::link(uint32_t id, unsigned worker, InFlight &in_flight, Scratc
         add_from_above(s.found, s.above);
         select_neighbors(view, s.found, max_links(l), true, s.selected[static_cast<size_t>(l)]);
     }
+    if (top > 0) link_answers(id, first, top, s.selected[0], s);
     for (int l = level; l >= 0; --l) set_links(id, l, s.selected[static_cast<size_t>(l)], s);
     for (int l = level; l >= 0; --l)
         for (const Candidate &c : s.selected[static_cast<size_t>(l)].kept) add_link(c.id, id, c.distance, l, s);

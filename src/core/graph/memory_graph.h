@@ -109,6 +109,7 @@ private:
     uint32_t find_equal(uint64_t hash, const uint8_t *code, size_t bytes) const;
     void remember(uint64_t hash, uint32_t id);
     void link(uint32_t id, unsigned worker, InFlight &in_flight, Scratch &s);
+    void link_answers(uint32_t id, uint32_t first, int top, Selected &selected, Scratch &s) const;
     void link_pairs(uint32_t id, Scratch &s);
     bool has_room(uint32_t id, float distance, int level, Scratch &s) const;
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);

@@ -44,8 +44,22 @@ struct MemoryView {
     }
 };
 
+// By the distance of queries, where that is another (Codec::asking_code).
+struct AskingView : MemoryView {
+    Scorer &scorer;
+
+    AskingView(const MemoryGraph &g, Scorer &by) : MemoryView(g, nullptr), scorer(by) {}
+    void score(const uint32_t *ids, size_t n, float *distance, bool *counts)
+    {
+        gather(ids, n);
+        scorer.score(codes.data(), n, distance);
+        std::transform(distance, distance + n, distance, finite);
+        std::fill(counts, counts + n, true);
+    }
+};
+
 struct MemoryGraph::Scratch {
-    SearchState search;
+    SearchState search, asking;
     Selected selected[kMaxLevel + 1];  // of each level
     LinkList list;
     std::vector<Candidate> found, above;
