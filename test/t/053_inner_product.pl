@@ -179,6 +179,13 @@ foreach my $case (['none', 'built'], ['lvq8', 'built'], ['lvq8', 'inserted'])
 	ok_recall(recall($node, 'any_exact', 'grouped', 'any_queries', 'ip'), $how eq 'built' ? 0.90 : 0.75, "... queries of any direction, $codec $how");
 }
 
+# Sparse vectors are linked by direction whatever their lengths.
+$node->safe_psql('postgres', 'CREATE TABLE sparse AS SELECT id, embedding::sparsevec(24) AS embedding FROM grouped; '
+	  . 'CREATE TABLE sparse_queries AS SELECT id, embedding::sparsevec(24) AS embedding FROM near_queries; '
+	  . 'SET vectorkv.build_seed = 7; SET max_parallel_maintenance_workers = 0; CREATE INDEX sparse_idx ON sparse USING hnsw (embedding sparsevec_ip_ops)');
+remember_exact($node, 'sparse_exact', 'sparse', 'sparse_queries', 'ip');
+ok_recall(recall($node, 'sparse_exact', 'sparse', 'sparse_queries', 'ip'), 0.93, 'groups of unlike lengths, sparse');
+
 # Vectors of one length are linked as ever.
 load_sample($node, 'items', 'vector', rows => 1000);
 $node->safe_psql('postgres', 'CREATE INDEX items_idx ON items USING hnsw (embedding vector_ip_ops)');
