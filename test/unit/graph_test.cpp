@@ -111,11 +111,11 @@ TEST(MemoryGraph, SpilledMemoryHoldsTheSameGraph)
         given.emplace_back(static_cast<char *>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
         return std::memset(given.back().get(), 0, bytes);
     };
-    for (size_t budget : {size_t{1}, roomy.arena->used() / 2}) {
+    for (size_t budget : {size_t{1}, roomy.arena->used() / 4}) {
         const Built tight = make_graph(CodecId::lvq8, Metric::cosine, rows, {.payload_bytes = 100}, budget, spill);
         EXPECT_TRUE(tight.arena->spilled());
         EXPECT_FALSE(roomy.arena->spilled());
-        EXPECT_EQ(tight.arena->used(), roomy.arena->used());
+        EXPECT_LE(tight.arena->used(), roomy.arena->used());  // of smaller chunks
         roomy.graph->link_all(1, never);
         tight.graph->link_all(1, never);
         if (budget == 1) {
