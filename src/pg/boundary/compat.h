@@ -255,6 +255,24 @@ inline bool owns_relation(Oid relation, Oid user)
 #endif
 }
 
+inline bool owns_schema(Oid schema, Oid user)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(NamespaceRelationId, schema, user);
+#else
+    return pg_namespace_ownercheck(schema, user);
+#endif
+}
+
+inline AclResult may_create_in(Oid schema, Oid user)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(NamespaceRelationId, schema, user, ACL_CREATE);
+#else
+    return pg_namespace_aclcheck(schema, user, ACL_CREATE);
+#endif
+}
+
 // Whether LOCK TABLE would let the user keep writers out.
 inline bool may_lock_out_writers(Oid relation, Oid user)
 {

@@ -11,6 +11,7 @@
 #include "pg/kv/call.h"
 #include "pg/kv/direct.h"
 #include "pg/kv/function_watch.h"
+#include "pg/kv/held_schema.h"
 #include "pg/kv/owner_code.h"
 #include "pg/kv/packed_row.h"
 #include "pg/kv/request.h"
@@ -63,7 +64,19 @@ Oid tile_type()
                 "kv.adopt_cache takes the tables that kv.create_cache made, as a dump restores them.");
 }
 
-// A table that the caller owns, as the header's owner does, and that stays as it is until the transaction ends.
+void check_owner(const Request &r, const char *name, Oid relid, Oid owner)
+{
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+    if (!HeapTupleIsValid(row)) ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was dropped", name));
+    const Oid relowner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
+    ReleaseSysCache(row);
+    if (!compat::owns_relation(relid, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
+    if (relowner != owner)
+        ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("table \"%s\" has another owner than \"%s\"", name, r.name));
+}
+
+// A table that the caller owns, as the header's owner does, and that stays as it is until the transaction ends. Whoever does not
+// own it locks nobody out.
 Oid owned_table(const Request &r, const char *suffix, Oid owner)
 {
     const Oid relid = relation_named(r, suffix);
@@ -72,19 +85,13 @@ Oid owned_table(const Request &r, const char *suffix, Oid owner)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s.%s\" does not exist", r.schema, name),
                 errhint("A cache is dumped with all of its tables: pg_dump -t '%s' -t '%s*'.", quote_identifier(r.name),
                         quote_identifier(psprintf("%s_", r.name))));
+    check_owner(r, name, relid, owner);
     LockRelationOid(relid, ShareRowExclusiveLock);
     // What was renamed before the lock was had is another table than the one of that name.
     if (relation_named(r, suffix) != relid)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was renamed or dropped meanwhile", name),
                 errhint("Call kv.adopt_cache again."));
-    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-    if (!HeapTupleIsValid(row)) ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"%s\" was dropped", name));
-    const Form_pg_class form = reinterpret_cast<Form_pg_class>(GETSTRUCT(row));
-    const Oid relowner = form->relowner;
-    ReleaseSysCache(row);
-    if (!compat::owns_relation(relid, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
-    if (relowner != owner)
-        ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("table \"%s\" has another owner than \"%s\"", name, r.name));
+    check_owner(r, name, relid, owner);
     return relid;
 }
 
@@ -208,6 +215,8 @@ SQL_FUNCTION(kv_adopt_cache)
     check_tail(r);
     unbind_tables();
     check_view(r, owner);
+    hold_schema(r.namespace_oid);
+    r.schema = get_namespace_name(r.namespace_oid);
     finish_tail(r);
     make_view(r);
     register_cache(fcinfo, r);

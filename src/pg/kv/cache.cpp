@@ -1,5 +1,6 @@
 // The rows of kv.caches as a backend remembers them. What is remembered is looked at again when a table of the cache changes: a
-// rename makes new statements. Of a cache that was dropped, in whatever session, nothing stays.
+// rename makes new statements. A schema that is renamed changes no table. Of a cache that was dropped, in whatever session, nothing
+// stays.
 
 #include "pg/kv/cache.h"
 
@@ -17,6 +18,7 @@ namespace {
 HTAB *caches = nullptr;
 Cache *left = nullptr;  // no entry leads to these any more, but a call further up may hold them until the transaction ends
 bool in_doubt = false;  // a header table changed, and may be gone
+uint64_t heard = 0;     // changes of any table or schema
 
 struct Entry {
     Oid header;
@@ -33,10 +35,26 @@ void note_change(Cache *c, Oid relid)
 
 void hear(Datum, Oid relid)
 {
+    ++heard;
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, caches);
     while (auto *entry = static_cast<Entry *>(hash_seq_search(&scan))) note_change(entry->cache, relid);
     for (Cache *c = left; c; c = c->next_left) note_change(c, relid);
+}
+
+void note_schema(Cache *c, uint32 hash)
+{
+    const uint32 *s = c->schemas;
+    if (hash == 0 || hash == s[0] || hash == s[1] || hash == s[2]) note_change(c, c->sealed);
+}
+
+void hear_schema(Datum, int, uint32 hash)
+{
+    ++heard;
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, caches);
+    while (auto *entry = static_cast<Entry *>(hash_seq_search(&scan))) note_schema(entry->cache, hash);
+    for (Cache *c = left; c; c = c->next_left) note_schema(c, hash);
 }
 
 void leave(Entry *entry)
@@ -79,6 +97,7 @@ void start()
     control.hcxt = CacheMemoryContext;
     caches = hash_create("vectorkv caches", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     CacheRegisterRelcacheCallback(entry<hear>, 0);
+    CacheRegisterSyscacheCallback(NAMESPACEOID, entry<hear_schema>, 0);
     RegisterXactCallback(entry<free_left>, nullptr);
 }
 
@@ -186,6 +205,8 @@ Cache *load(Oid header)
     c->header_sql = qualified(header);
     c->sealed_sql = qualified(c->sealed);
     c->tail_sql = qualified(c->tail);
+    const Oid tables[] = {c->header, c->sealed, c->tail};
+    for (int i = 0; i < 3; ++i) c->schemas[i] = GetSysCacheHashValue1(NAMESPACEOID, ObjectIdGetDatum(get_rel_namespace(tables[i])));
     c->tile_type =
         GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("tile"), ObjectIdGetDatum(get_namespace_oid("kv", false)));
     MemoryContextSwitchTo(before);
@@ -211,17 +232,21 @@ bool same_names(const Cache *c)
 Cache *cache_of(Oid header)
 {
     if (!caches) start();
+    AcceptInvalidationMessages();
     leave_dropped();
     auto *entry = static_cast<Entry *>(hash_search(caches, &header, HASH_FIND, nullptr));
     if (entry && !entry->cache->stale) return entry->cache;
+    // What comes while it looks makes it look again the next time.
+    const uint64_t before = heard;
     if (entry && same_names(entry->cache)) {
         check_columns(entry->cache);
-        entry->cache->stale = false;
+        entry->cache->stale = heard != before;
         return entry->cache;
     }
     // A renamed cache is loaded anew.
     Cache *loaded = load(header);
     check_columns(loaded);
+    loaded->stale = heard != before;
     entry = static_cast<Entry *>(hash_search(caches, &header, HASH_FIND, nullptr));
     if (entry) leave(entry);
     entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, nullptr));

@@ -52,6 +52,7 @@ struct Cache {
     Oid tile_type;
     const char *name;                                // for messages
     const char *header_sql, *sealed_sql, *tail_sql;  // qualified and quoted
+    uint32 schemas[3];                               // by the hashes that changes of them are told with
     int layers, q_heads, kv_heads, dim_k, dim_v;
     bool values_in_keys, before_rope, tail_logged;
     Codec codec;

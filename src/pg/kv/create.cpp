@@ -6,6 +6,7 @@
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/call.h"
+#include "pg/kv/held_schema.h"
 #include "pg/kv/request.h"
 
 namespace vkv::kv {
@@ -52,6 +53,15 @@ void expect_room(const Request &r)
         ereport(ERROR, errcode(ERRCODE_DUPLICATE_TABLE), errmsg("relation \"%s%s\" already exists", r.name, suffix),
                 null ? 0 : errhint("It is left of a cache whose table was dropped: SELECT kv.drop_cache(%u) removes it.", left));
     }
+}
+
+// What the commands name is what is looked up by the schema's number, before and after.
+void hold_name(Request *r)
+{
+    const AclResult may = compat::may_create_in(r->namespace_oid, GetUserId());
+    if (may != ACLCHECK_OK) aclcheck_error(may, OBJECT_SCHEMA, r->schema);
+    hold_schema(r->namespace_oid);
+    r->schema = get_namespace_name(r->namespace_oid);
 }
 
 void make_tables(const Request &r)
@@ -208,6 +218,26 @@ void forget_cache(Oid header)
     SetUserIdAndSecContext(user, flags);
 }
 
+void lock_to_drop(Oid relid)
+{
+    const char *name = get_rel_name(relid);
+    if (!name) return;
+    if (!compat::owns_relation(relid, GetUserId()) && !compat::owns_schema(get_rel_namespace(relid), GetUserId()))
+        aclcheck_error(ACLCHECK_NOT_OWNER, get_rel_relkind(relid) == RELKIND_VIEW ? OBJECT_VIEW : OBJECT_TABLE, name);
+    if (!XactReadOnly) LockRelationOid(relid, AccessExclusiveLock);  // else the command is refused
+}
+
+// By the name that it has when it is locked.
+void drop(Oid relid)
+{
+    const char *name = get_rel_name(relid);
+    if (!name) return;
+    const bool view = get_rel_relkind(relid) == RELKIND_VIEW;
+    const Oid schema = get_rel_namespace(relid);
+    hold_schema(schema);
+    execute("DROP %s %s", view ? "VIEW" : "TABLE", quote_qualified_identifier(get_namespace_name(schema), name));
+}
+
 }  // namespace
 
 SQL_FUNCTION(kv_create_cache)
@@ -216,6 +246,7 @@ SQL_FUNCTION(kv_create_cache)
     SPI_connect();
     read_name(fcinfo, &r);
     read_geometry(fcinfo, &r);
+    hold_name(&r);
     make_tables(r);
     register_cache(fcinfo, r);
     const Oid header = relation_named(r, "");
@@ -259,12 +290,9 @@ SQL_FUNCTION(kv_drop_cache)
     SPI_connect();
     const Oid header = PG_GETARG_OID(0);
     const CacheTables tables = tables_of(header);
-    for (Oid relid : {tables.tiles, tables.tail, tables.sealed, header}) {
-        const char *name = get_rel_name(relid);
-        if (!name) continue;
-        execute("DROP %s %s", get_rel_relkind(relid) == RELKIND_VIEW ? "VIEW" : "TABLE",
-                quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name));
-    }
+    const Oid relids[] = {tables.tiles, tables.tail, tables.sealed, header};
+    for (Oid relid : relids) lock_to_drop(relid);
+    for (Oid relid : relids) drop(relid);
     forget_cache(header);
     SPI_finish();
     PG_RETURN_VOID();

@@ -106,6 +106,7 @@ SQL_FUNCTION(kv_fetch)
     if (!s) no_sequence(c, PG_GETARG_INT64(1));
     const TailHalves tail = read_tail(c, s, layer, CurrentMemoryContext);
     const Window window = read_window(fcinfo, c, s, s->sealed + tail.tokens);
+    expect_sealed(c, s, layer, {0, s->sealed}, 4.0 * window.count * c->kv_heads * (c->dim_k + c->dim_v));
     Copy copy(c, window, dtype, context);
     auto take = [&copy](const TileView &tile, int32_t to) { copy.take(tile, to); };
     visit_sealed(c, s, layer, take);

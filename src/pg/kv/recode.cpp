@@ -98,6 +98,7 @@ void recode_layer(Cache *c, const Sequence *old, int64_t extent, int layer, Code
     MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kv.recode", ALLOCSET_DEFAULT_SIZES);
     MemoryContext before = MemoryContextSwitchTo(scratch);
     const int32_t most = tokens_at_a_time(c, old->sealed);
+    expect_sealed(c, old, layer, {0, most}, 2.0 * most * c->kv_heads * (c->dim_k + c->dim_v));
     Decoded decoded(c, most);
     auto *tile = static_cast<TileHeader *>(palloc(BLCKSZ));
     for (int32_t pos = 0; pos < old->sealed;) {

@@ -47,6 +47,15 @@ void visit_sealed(Cache *cache, const Sequence *s, int layer, F &&visit)
     visit_sealed_part(cache, s, layer, {0, s->sealed}, visit);
 }
 
+// What a header says is looked for before as many bytes as this are taken for it.
+inline constexpr double kHugeClaim = 256 << 20;
+
+// Raises data_corrupted when a tile of the range is missing, if `bytes` would be taken for what there is.
+inline void expect_sealed(Cache *cache, const Sequence *s, int layer, const Range &range, double bytes)
+{
+    if (bytes > kHugeClaim) visit_sealed_part(cache, s, layer, range, [](const TileView &, int32_t) {});
+}
+
 // Where a row of the tail lies and which transaction put it there: while a snapshot sees such a row, no other has both.
 struct TailPlace {
     BlockNumber block;

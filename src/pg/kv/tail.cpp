@@ -201,10 +201,11 @@ bool count_part(Cache *c, const Sequence *s, const Part &part, bool read_only)
 
 bool tail_is_large(const Cache *c, int32_t from, int32_t to)
 {
-    constexpr int64_t kUsual = 1024;     // beyond the tokens that stay: more than any tile takes
-    constexpr int64_t kLarge = 8 << 20;  // bytes, of all layers
+    constexpr int64_t kUsual = 1024;    // beyond the tokens that stay: more than any tile takes
+    constexpr double kLarge = 8 << 20;  // bytes, of all layers
     const int64_t tokens = static_cast<int64_t>(to) - from;
-    return tokens > c->exact_tail() + kUsual && tokens * c->slots() * c->slot_values() * 2 > kLarge;
+    const double bytes = 2.0 * static_cast<double>(tokens) * c->slots() * c->slot_values();
+    return bytes > kHugeClaim || (tokens > c->exact_tail() + kUsual && bytes > kLarge);
 }
 
 void expect_tail(Cache *c, const Sequence *s) { count_part(c, s, {{s->sealed, s->length}, 0, c->chunks() - 1}, true); }

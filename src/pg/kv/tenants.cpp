@@ -14,6 +14,7 @@
 #include "pg/kv/announce.h"
 #include "pg/kv/call.h"
 #include "pg/kv/foreign_code.h"
+#include "pg/kv/held_schema.h"
 
 namespace vkv::kv {
 
@@ -263,14 +264,15 @@ void make_index(const Cache *c, const char *column)
     if (SPI_processed == 0) execute(psprintf("CREATE INDEX ON %s (%s)", c->header_sql, quote_identifier(column)));
 }
 
-// As the statements will lock them, so that nothing comes to the tables after the look at what is there. Whoever may not change
-// them locks nobody out.
+// As the statements will lock them, so that nothing comes to the tables after the look at what is there, and by the names that they
+// have then. Whoever may not change them locks nobody out.
 void lock_whole(const Cache *c)
 {
     for (Oid table : {c->header, c->sealed, c->tail}) {
         if (!compat::owns_relation(table, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(table));
         LockRelationOid(table, AccessExclusiveLock);
     }
+    for (Oid table : {c->header, c->sealed, c->tail}) hold_schema(get_rel_namespace(table));
 }
 
 }  // namespace

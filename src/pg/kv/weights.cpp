@@ -60,6 +60,7 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
 {
     Cache *c = look.cache;
     const size_t total = static_cast<size_t>(s->sealed) + static_cast<size_t>(tail.tokens), group = look.group();
+    expect_sealed(c, s, look.layer, {0, s->sealed}, 4.0 * static_cast<double>(look.heads()) * static_cast<double>(total));
     auto *all = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, look.heads() * total * sizeof(float) + 64));
     auto *some = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, group * kMaxTileData * sizeof(float)));
     auto *queries = own<std::vector<Queries>>(CurrentMemoryContext, static_cast<size_t>(c->kv_heads));
