@@ -111,7 +111,7 @@ TEST(MemoryGraph, SpilledMemoryHoldsTheSameGraph)
         given.emplace_back(static_cast<char *>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
         return std::memset(given.back().get(), 0, bytes);
     };
-    for (size_t budget : {size_t{1}, roomy.arena->used() / 4}) {
+    for (size_t budget : {size_t{1}, Arena::kLeastChunk}) {
         const Built tight = make_graph(CodecId::lvq8, Metric::cosine, rows, {.payload_bytes = 100}, budget, spill);
         EXPECT_TRUE(tight.arena->spilled());
         EXPECT_FALSE(roomy.arena->spilled());
