@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/nearest/nearest.h"
@@ -49,13 +51,16 @@ struct Rows {
 
 enum class Data { normal, small_integers, far_away, huge, tiny, tiny_squares, zero, mixed, mixed_rows };
 
-// [n / dim][dim]. mixed: every value is of another kind; mixed_rows: every row is.
-inline std::vector<float> draw(Data data, size_t n, size_t dim, uint32_t seed)
+// [n / dim][dim]. mixed: every value is of another kind; mixed_rows: every row is. Drawn once for all levels and metrics.
+inline const std::vector<float> &draw(Data data, size_t n, size_t dim, uint32_t seed)
 {
+    static std::map<std::tuple<Data, size_t, size_t, uint32_t>, std::vector<float>> drawn;
+    std::vector<float> &values = drawn[{data, n, dim, seed}];
+    if (!values.empty()) return values;
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     std::uniform_int_distribution<int> few(-1, 1), kind(0, static_cast<int>(Data::zero));
-    std::vector<float> values(n);
+    values.resize(n);
     Data of = data;
     for (size_t i = 0; i < n; ++i) {
         if (data == Data::mixed || (data == Data::mixed_rows && i % dim == 0)) of = static_cast<Data>(kind(random));
