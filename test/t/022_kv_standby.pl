@@ -4,7 +4,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
-use PostgreSQL::Test::Cluster;
+use Session;
 use Test::More;
 use KVCache;
 use VectorKV;
@@ -12,7 +12,7 @@ use VectorKV;
 srand(20240712);
 my $primary = kv_node('kv_primary', streaming => 1);
 $primary->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('kv_standby');
+my $standby = Session::Node->new('kv_standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 

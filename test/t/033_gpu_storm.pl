@@ -70,7 +70,6 @@ sub start_asking
 	$sql = "$settings SET vectorkv.gpu_timeout = '20ms'; CALL ask(100000);" if $number % 6 == 4;
 	$sql = "$settings SET statement_timeout = '15ms';" . ' CALL ask(100000);' x 2000 if $number % 6 == 5;
 	my $client = { out => '', err => '' };
-	# From a file: now and then what a pipe should have brought never came.
 	my $file = $node->basedir . "/client$number.sql";
 	append_to_file($file, "$sql\n");
 	$client->{handle} = IPC::Run::start([ 'psql', '-X', '-q', '-f', $file, '-d', $node->connstr('postgres') ], '<', \undef, '>', \$client->{out}, '2>', \$client->{err});
@@ -121,7 +120,10 @@ until ($late->() || ($done{cancels} >= $CANCELS && $done{backends} >= $BACKEND_K
 	}
 	if (rand() < 0.15 && $done{clients} < $CLIENT_KILLS)
 	{
-		$clients[ rand @clients ]{handle}->kill_kill(grace => 0);
+		# Another takes its place here: to pump one that was killed starts its psql again, with what is left of its input.
+		my $which = int rand @clients;
+		$clients[$which]{handle}->kill_kill(grace => 0);
+		$clients[$which] = start_asking();
 		$done{clients}++;
 	}
 	my ($state, $pid, $ended_by) = split /\|/, $control->query("SELECT state, coalesce(pid, 0), coalesce(last_error, '') FROM kv.gpu_status()");

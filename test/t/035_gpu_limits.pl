@@ -7,8 +7,8 @@ use lib "$FindBin::RealBin/lib";
 use Test::More;
 use GPUHelper;
 use KVCache;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use VectorKV;
 
 srand(20261123);
@@ -70,7 +70,7 @@ configure($node, 'vectorkv.gpu_memory' => '64MB');
 wait_for_status($node, 'memory', qr/^67108864$/);
 create_cache($node, $_, "codec => 'int8', tail_tokens => 16") foreach qw(first second);
 $node->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('gpu_standby');
+my $standby = Session::Node->new('gpu_standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->append_conf('postgresql.conf', 'hot_standby_feedback = on');
 $standby->start;

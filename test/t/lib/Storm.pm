@@ -13,7 +13,7 @@ use KVCache;
 
 our @EXPORT = qw(start_feed feed finish_feed state_under_way stored_rows row_difference start_script finish_script);
 
-my $BATCH = 60;    # transactions made at once; two of them fit in a pipe, so that nobody waits for a psql that is stuck
+my $BATCH = 60;    # transactions made at once
 my $OWN = 100_000_000;    # rows from a client's first one that are its own
 
 # A random transaction on a table of vectors, and how it changes the model that it is made from: { sql, changes }.
@@ -68,8 +68,7 @@ sub make_batch
 		push @{ $client->{queue} }, $transaction;
 		$text .= $transaction->{sql} . '\\warn done ' . ++$client->{made} . "\n";
 	}
-	$client->{input}->print($text);
-	$client->{input}->flush;
+	$client->{unsent} .= $text;
 	return;
 }
 
@@ -79,14 +78,14 @@ sub start_feed
 {
 	my ($node, $client, $seed) = @_;
 	my ($handle, $file) = tempfile(UNLINK => 0);
-	@{$client}{qw(seed made done queue errors rest log file input)} = ($seed, 0, 0, [], '', '', $handle, $file, IO::Handle->new);
+	@{$client}{qw(seed made done queue errors rest unsent log file input)} = ($seed, 0, 0, [], '', '', '', $handle, $file, IO::Handle->new);
 	$client->{tip} = { %{ $client->{model} } };
 	$client->{run} = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ],
 		'<pipe', $client->{input}, '>', '/dev/null', '2>', $file);
 	return;
 }
 
-# Reads what is done, and gives more when there is little left.
+# Reads what is done, and gives more when there is little left: as much as the pipe takes, which nobody waits for, and the rest later.
 sub feed
 {
 	my ($client, $only_read) = @_;
@@ -99,7 +98,12 @@ sub feed
 		die "done $1 after $client->{done}" if $1 != ++$client->{done};
 		$client->{model} = advance($client->{model}, shift @{ $client->{queue} });
 	}
-	make_batch($client) if !$only_read && @{ $client->{queue} } < $BATCH;
+	return if $only_read;
+	make_batch($client) if @{ $client->{queue} } < $BATCH;
+	my $sent = syswrite $client->{input}, $client->{unsent};
+	# What a psql ended of is among its errors.
+	die "a client's psql takes no statements: $!" if !defined $sent && !$!{EAGAIN} && !$!{EINTR} && !$!{EPIPE};
+	substr $client->{unsent}, 0, $sent // 0, '';
 	return;
 }
 
@@ -162,9 +166,13 @@ sub row_difference
 sub start_script
 {
 	my ($node, @parts) = @_;
-	my $run = { in => join('', map { "\\echo == $_->[0]\n$_->[1];\n" } @parts), out => '', err => '' };
-	$run->{handle} = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ],
-		'<', \$run->{in}, '>', \$run->{out}, '2>', \$run->{err});
+	my ($handle, $file) = tempfile(UNLINK => 1);
+	print $handle map { "\\echo == $_->[0]\n$_->[1];\n" } @parts;
+	close $handle;
+	my $run = { out => '', err => '' };
+	# From a file: what is to go through a pipe goes when somebody pumps, and that is when the end is waited for.
+	$run->{handle} = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $file, '-d', $node->connstr('postgres') ],
+		'<', \undef, '>', \$run->{out}, '2>', \$run->{err});
 	return $run;
 }
 

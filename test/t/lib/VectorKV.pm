@@ -11,6 +11,7 @@ use File::Temp qw(tempdir);
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use Time::HiRes qw(usleep);
 
@@ -32,7 +33,7 @@ sub opclass_of { my ($type, $metric) = @_; return "${type}_${metric}_ops"; }
 sub new_node
 {
 	my ($name, %param) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = Session::Node->new($name);
 	$node->init(allows_streaming => $param{streaming} // 0);
 	$node->append_conf('postgresql.conf', join("\n", "shared_buffers = 64MB", "log_statement = none", "max_wal_size = 1GB",
 			"autovacuum = off", 'vectorkv.build_seed = ' . ($ENV{VKV_BUILD_SEED} // 1), 'max_parallel_maintenance_workers = 0', @{ $param{settings} // [] }, ''));
