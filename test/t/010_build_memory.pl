@@ -43,6 +43,20 @@ ok_sound($node, 'items_idx', 'the index of threads is sound');
 like(build('1MB', 2, "WITH (codec = 'none')"), qr/NOTICE: .*maintenance_work_mem/, 'threads and no codec in a small budget');
 ok_sound($node, 'items_idx', 'that index is sound too');
 
+# The file counts against temp_file_limit together with the session's others: those that are there before it, and those that come to it.
+# It has room for each of them alone.
+my $limited = "SET temp_file_limit = '8MB'; SET work_mem = '64kB'; SET maintenance_work_mem = '1MB'; DROP INDEX IF EXISTS items_idx;";
+my $cursor = "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT repeat('x', 1000) FROM generate_series(1, 7000); COMMIT;";
+$node->safe_psql('postgres', 'CREATE FUNCTION sorts(id int, v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS $$ '
+	  . "BEGIN IF id = 3990 THEN PERFORM count(*) FROM (SELECT repeat(i::text, 200) AS t FROM generate_series(1, 8500) i ORDER BY t OFFSET 1) x; END IF; RETURN v; END \$\$");
+my $on_column = 'CREATE INDEX items_idx ON items USING hnsw (embedding vector_cosine_ops)';
+my $on_sorts = 'CREATE INDEX items_idx ON items USING hnsw ((sorts(id, embedding)::vector(384)) vector_cosine_ops)';
+is(sqlstate_of($node, "$limited $_->[1]"), '', "temp_file_limit: room for $_->[0]")
+  foreach [ 'the file', $on_column ], [ 'a cursor', $cursor ], [ 'a sort', 'SELECT sorts(id, embedding) IS NULL FROM items WHERE id = 3990' ];
+like(sqlstate_of($node, "$limited $_->[1]"), qr/^53400: temporary file size exceeds "?temp_file_limit"?/, "temp_file_limit: none for the file and $_->[0]")
+  foreach [ 'a cursor', "$cursor $on_column" ], [ 'a sort', $on_sorts ];
+like(sqlstate_of($node, "$limited SET temp_file_limit = '1MB'; $on_column"), qr/^53400: temporary file size exceeds "temp_file_limit" \(1024kB\)/, 'temp_file_limit: none for the file alone');
+
 # Options reach the index; out of range they are refused.
 foreach my $case (['m = 8', 8, 64], ['m = 32, ef_construction = 100', 32, 100], ['ef_construction = 200', 16, 200])
 {

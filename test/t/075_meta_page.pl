@@ -33,10 +33,18 @@ foreach my $field (@fields)
 	push @cases, [ "$name, high byte ^ 0x7f", $flip->($bytes - 1, 0x7f), $named ] if $bytes > 1;
 }
 # As before there were checksums: ranges alone.
-foreach my $case ([ dim => 8, pack('V', 1 << 30) ], [ ef_construction => 14, "\xff\xff" ], [ scored_base => 84, pack('V', 0x7fc00000) ], [ model_bytes => 36, pack('V', 1 << 31) ])
+my $float = sub { return pack 'f', $_[0] };
+foreach my $case ([ dim => 8, pack('V', 0), pack('V', 1 << 30) ], [ m => 12, pack('v', 1), pack('v', 101) ], [ ef_construction => 14, pack('v', 3), "\xff\xff" ],
+	[ codec => 16, chr 6, "\xff" ], [ scalar => 17, chr 2, chr 4, "\xff" ], [ metric => 18, chr 4, "\xff" ], [ linking => 4208, chr 1, chr 2 ],
+	[ scored_base => 84, $float->('nan'), $float->('inf'), $float->(-1) ], [ scored_slope => 88, $float->('nan'), $float->('inf'), $float->(-1) ],
+	[ built_nodes => 96, pack('Q<', 0xffffffff), "\xff" x 8 ], [ model_bytes => 36, pack('V', 1 << 31) ], [ model_first => 40, "\xff" x 4 ])
 {
-	my ($name, $offset, $bytes) = @$case;
-	push @cases, [ "$name without checksum", sub { substr(${ $_[0] }, $begin + $offset, length $bytes) = $bytes; substr(${ $_[0] }, $begin + 4212, 8) = "\0" x 8 }, 1 ];
+	my ($name, $offset, @values) = @$case;
+	foreach my $bytes (@values)
+	{
+		push @cases, [ "$name = " . unpack('H*', $bytes) . ' without checksum',
+			sub { substr(${ $_[0] }, $begin + $offset, length $bytes) = $bytes; substr(${ $_[0] }, $begin + 4212, 8) = "\0" x 8 }, 1 ];
+	}
 }
 push @cases, [ 'model', sub { my $block = unpack 'V', substr ${ $_[0] }, $begin + 40, 4; substr(${ $_[0] }, $block * $page + $begin + 9, 1) ^= "\x10" }, 1 ];
 push @cases, [ 'two buckets for each other', sub {

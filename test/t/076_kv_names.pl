@@ -126,12 +126,15 @@ is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT polrelid::regclass::
 is($node->safe_psql('postgres', "SELECT to_regclass('public.evil')"), '', 'and no code of its owner runs');
 $node->safe_psql('postgres', $back);
 # A rename waits for the command.
-is($node->safe_psql('postgres', <<"SQL"), "55P03: canceling statement due to lock timeout", 'a schema that a command names is not renamed before its transaction ends');
+foreach my $command ('kv.enable_tenants(\'\'s.c\'\')::text', 'kv.drop_cache(\'\'s.c\'\')::text', 'kv.create_cache(\'\'s.d\'\', 1, 1, 1, 8)::oid::text')
+{
+	is($node->safe_psql('postgres', <<"SQL"), "55P03: canceling statement due to lock timeout", "$command: a schema that it names is not renamed before its transaction ends");
 SELECT FROM dblink_connect('super', '$connection'), dblink_exec('super', 'BEGIN') \\gset
-SELECT FROM dblink('super', 'SELECT kv.enable_tenants(''s.c'')::text') r(said text) \\gset
+SELECT FROM dblink('super', 'SELECT $command') r(said text) \\gset
 SET lock_timeout = '50ms';
 SELECT refused('ALTER SCHEMA s RENAME TO t');
 SQL
+}
 overtaken("SELECT kv.drop_cache('s.c')::text");
 is($node->safe_psql('postgres', "SELECT to_regclass('was.c'), to_regclass('s.c'), count(*) FROM kv.caches WHERE cache = $header"), '|s.c|0', 'kv.drop_cache: the tables of the cache, by their new names');
 
