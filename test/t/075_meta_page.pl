@@ -52,6 +52,8 @@ push @cases, [ 'two buckets for each other', sub {
 	substr(${ $_[0] }, $at, 8) = pack 'VV', reverse unpack 'VV', substr ${ $_[0] }, $at, 8 }, 1, qr/another one's place in the directory/ ];
 push @cases, [ 'a heap tuple beyond the table', sub { substr(${ $_[0] }, $page + $begin + 8, 2) = pack 'v', 3 }, 1, qr/is not in the table/ ];
 
+push @cases, [ 'nothing', sub { }, 0, qr/^$/ ];
+
 my $node = PostgreSQL::Test::Cluster->new('meta');
 my ($help) = run_command([ 'initdb', '--help' ]);
 $node->init(extra => [ $help =~ /--no-data-checksums/ ? '--no-data-checksums' : () ]);    # initdb's from version 18 on
@@ -89,7 +91,8 @@ foreach my $i (0 .. $#said)
 	@errors = grep { !/^(?:58P01|XX000|XX001): could not (?:open|read) / } @errors if $name =~ /beyond the table/;
 	my @other = grep { !/^XX002: index "i$i" .*(?:block|version)/ } @errors;
 	is("@other", '', "$name: nothing but corruption, with its block");
-	my $problems = join ' ', $out =~ /^problem $i: (.*)/mg;
+	# What a search misses it misses in any index of so few links.
+	my $problems = join ' ', grep { !/^a search for its own vector/ } $out =~ /^problem $i: (.*)/mg;
 	ok(@errors || $problems, "$name: it is named") if $named;
 	like($problems, $wanted, "$name: hnsw_check says what it is") if $wanted;
 }

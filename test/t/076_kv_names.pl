@@ -131,8 +131,10 @@ foreach my $command ('kv.enable_tenants(\'\'s.c\'\')::text', 'kv.drop_cache(\'\'
 	is($node->safe_psql('postgres', <<"SQL"), "55P03: canceling statement due to lock timeout", "$command: a schema that it names is not renamed before its transaction ends");
 SELECT FROM dblink_connect('super', '$connection'), dblink_exec('super', 'BEGIN') \\gset
 SELECT FROM dblink('super', 'SELECT $command') r(said text) \\gset
-SET lock_timeout = '50ms';
+BEGIN;
+SET LOCAL lock_timeout = '50ms';
 SELECT refused('ALTER SCHEMA s RENAME TO t');
+ROLLBACK;
 SQL
 }
 overtaken("SELECT kv.drop_cache('s.c')::text");
@@ -154,11 +156,15 @@ $writer->quit;
 $node->safe_psql('postgres', "SELECT kv.create_cache('public.big', 32767, 32767, 32767, 8, codec => 'f16'); INSERT INTO big (seq, length, sealed, extents, stops) VALUES (2, 100, 0, '{2}', '{2147483647}'), (3, 2000000, 2000000, '{3}', '{2147483647}'), (4, 2147483646, 0, '{4}', '{2147483647}'), (5, 2147483646, 2147483646, '{5}', '{2147483647}')");
 my $q = "kv.reshape(array_fill(1::real, ARRAY[32767 * 8])::kv.tensor, ARRAY[32767, 8])";
 my ($no_tail, $no_tile) = (qr/^XX001: tail of sequence \d+ in cache "big" has 0 rows instead of \d+/, qr/^XX001: .* is missing/);
+my $peak = q{SELECT substring(pg_read_file('/proc/self/status') FROM 'VmPeak:\s+(\d+)')};
 foreach my $seq (2 .. 5)
 {
 	my $is_not_there = $seq == 2 || $seq == 4 ? $no_tail : $no_tile;
 	my @calls = ("kv.fetch('big', $seq, 0)", "kv.weights('big', $seq, 0, $q)", "kv.recode('big', $seq, 'int8')");
 	push @calls, "kv.seal('big', $seq)", "kv.fork('big', $seq, 9)" if $seq == 2 || $seq == 4;
 	like(sqlstate_of($node, "SELECT $_"), $is_not_there, $_) foreach @calls;
+	# Memory that is taken and not touched costs nothing yet, but is taken all the same.
+	my ($before, undef, $after) = split /\n/, $node->safe_psql('postgres', join ';', map { $_ eq '' ? "SELECT left(refused('SELECT kv.recode(''big'', $seq, ''int8'')'), 5)" : $_ } $peak, '', $peak);
+	cmp_ok($after - $before, '<', 600_000, "kB that kv.recode takes for sequence $seq");
 }
 done_testing();
