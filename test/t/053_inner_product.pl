@@ -181,6 +181,20 @@ foreach my $case (['none', 'built'], ['lvq8', 'built'], ['lvq8', 'inserted'])
 	ok_recall(recall($node, 'any_exact', 'grouped', 'any_queries', 'ip'), $how eq 'built' ? 0.90 : 0.75, "... queries of any direction, $codec $how");
 }
 
+# Rows on a line: links go to the longest, and a search meets many rows after farther ones. Rows wait for those, in order (of the first 200,
+# 0.49 and 0.31 were found).
+$node->safe_psql('postgres', 'CREATE TABLE line_queries AS SELECT i AS id, (SELECT array_agg(normal(-2000 - i, d)::real ORDER BY d) FROM generate_series(1, 24) d)::vector(24) AS v FROM generate_series(1, 20) i; '
+	  . 'CREATE TABLE line AS SELECT (SELECT array_agg((normal(i, 1) * (1 + d % 5))::real ORDER BY d) FROM generate_series(1, 24) d)::vector(24) AS v FROM generate_series(1, 2500) i');
+foreach my $seed (7, 8)
+{
+	$node->safe_psql('postgres', "SET vectorkv.build_seed = $seed; SET max_parallel_maintenance_workers = 0; DROP INDEX IF EXISTS line_idx; CREATE INDEX line_idx ON line USING hnsw (v vector_ip_ops)");
+	my ($found, $disorder) = split /\|/, $node->safe_psql('postgres', "SET enable_seqscan = off; $mode{strict}; WITH exact AS MATERIALIZED (SELECT q.id, (SELECT max(d) FROM (SELECT t.v <#> q.v AS d FROM line t ORDER BY (t.v <#> q.v) + 0 LIMIT 200) x) AS last FROM line_queries q), "
+		  . 'found AS (SELECT q.id, x.d, lag(x.d) OVER (PARTITION BY q.id ORDER BY x.n) AS before FROM line_queries q, LATERAL (SELECT d, row_number() OVER () AS n FROM (SELECT t.v <#> q.v AS d FROM line t ORDER BY t.v <#> q.v LIMIT 200) y) x) '
+		  . 'SELECT round(count(*) FILTER (WHERE d <= last) / 4000.0, 3), count(*) FILTER (WHERE d < before) FROM found JOIN exact USING (id)');
+	cmp_ok($found, '>=', 0.65, "rows on a line, seed $seed: of the first 200 ($found)");
+	is($disorder, '0', "rows on a line, seed $seed: in order");
+}
+
 # Sparse vectors are linked by direction whatever their lengths.
 $node->safe_psql('postgres', 'CREATE TABLE sparse AS SELECT id, embedding::sparsevec(24) AS embedding FROM grouped; '
 	  . 'CREATE TABLE sparse_queries AS SELECT id, embedding::sparsevec(24) AS embedding FROM near_queries; '

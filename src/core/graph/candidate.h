@@ -45,6 +45,7 @@ public:
         width_ = width;
         counting_ = 0;
         next_ = next_tie_ = 0;
+        frontier_ = -std::numeric_limits<float>::infinity();
         entries_.clear();
         ties_.clear();
         entries_.reserve(width + 1);
@@ -94,8 +95,12 @@ public:
     uint32_t expand_next()
     {
         const uint32_t id = take_unexpanded(entries_, &next_);
-        return id != kNoNode ? id : take_unexpanded(ties_, &next_tie_);
+        if (id == kNoNode) return take_unexpanded(ties_, &next_tie_);
+        frontier_ = std::max(frontier_, entries_[next_ - 1].distance);
+        return id;
     }
+    // How far the farthest node is that was expanded.
+    float frontier() const { return frontier_; }
     // The one after it, to prefetch; kNoNode when there is none.
     uint32_t peek_next() const
     {
@@ -122,6 +127,7 @@ private:
 
     std::vector<Entry> entries_, ties_;
     size_t width_ = 0, counting_ = 0, next_ = 0, next_tie_ = 0;
+    float frontier_ = 0;
 };
 
 // A set of node ids that is emptied in O(1) and stays small enough for the cache: its size follows the nodes met, not the graph's.

@@ -32,6 +32,8 @@ struct SearchState {
     std::vector<uint8_t> counts;
     std::vector<Candidate> dropped;  // met but not (or no longer) in the pool; filled if keep_dropped: where a search can resume
     bool keep_dropped = false;
+    // Of each node met, how much nearer it is than the farthest that was expanded before; filled if keep_dropped.
+    std::vector<float> nearer;
     SearchStats stats;
 
     void prepare(size_t max_links)
@@ -62,6 +64,7 @@ void score_into_pool(View &view, SearchState &s, size_t n)
     auto dropped = keep(s);
     for (size_t i = 0; i < n; ++i) {
         if (!(s.distance[i] < std::numeric_limits<float>::infinity())) continue;  // unreadable, or garbage read in passing
+        if (s.keep_dropped && counts[i]) s.nearer.push_back(s.pool.frontier() - s.distance[i]);
         if (!s.pool.insert({s.distance[i], s.ids[i]}, counts[i], dropped) && s.keep_dropped)
             s.dropped.push_back({s.distance[i], s.ids[i]});
     }
@@ -97,6 +100,7 @@ void enter(View &view, SearchState &s, const uint32_t *entries, size_t n, size_t
     s.pool.reset(width);
     s.visited.clear();
     s.dropped.clear();
+    s.nearer.clear();
     s.prepare(std::max(n, view.max_links() + 1));
     size_t fresh = 0;
     for (size_t i = 0; i < n; ++i)

@@ -63,6 +63,7 @@ private:
     bool next_batch();
     size_t overlapping() const;
     void resume(PageView &view, size_t most);
+    float turned_within() const;
     void take_batch(PageView &view);
     void look_ahead(PageView &view);
     // scan_settle.cpp
@@ -101,7 +102,7 @@ private:
     std::optional<HeapReader> heap_;
     double last_ = 0;
     float ahead_ = 0, ahead_end_ = 0;  // the interval of the nearest candidate that is left for later batches
-    double turned_back_ = 0;           // how far a batch has come back behind the distance that it began at
+    double turned_back_ = 0;           // how far a batch has come back behind the distance that it began at, or had got to
     int batches_ = 0;
     uint64_t arrivals_ = 0;
 };

@@ -155,10 +155,24 @@ void Scan::resume(PageView &view, size_t most)
     search_.pool.reset(most);
     for (const graph::Candidate &c : from) search_.pool.insert(c, true, [](const auto &) {});
     const double frontier = search_.pool.entries().front().distance;
+    search_.nearer.clear();
     graph::search_layer(view, search_, 0, poll_interrupts);
     // (A few candidates at the pool's edge say nothing of that.)
-    if (most >= width()) turned_back_ = std::max(turned_back_, frontier - search_.pool.entries().front().distance);
+    if (most >= width()) {
+        turned_back_ = std::max(turned_back_, frontier - search_.pool.entries().front().distance);
+        turned_back_ = std::max<double>(turned_back_, turned_within());
+    }
     take_batch(view);
+}
+
+// How far the batch came back behind where it had got to, if more than a twentieth of its nodes did. Of most graphs next to none
+// do. Where many do, nodes are met late for want of links, and the batches to come have more of them: rows of this one wait for
+// those.
+float Scan::turned_within() const
+{
+    const auto &nearer = search_.nearer;
+    const auto turned = std::count_if(nearer.begin(), nearer.end(), [](float by) { return by > 0; });
+    return static_cast<size_t>(turned) * 20 > nearer.size() ? *std::max_element(nearer.begin(), nearer.end()) : 0;
 }
 
 void Scan::take_batch(PageView &view)
