@@ -15,6 +15,7 @@ use VectorKV;
 my ($CLIENTS, $CANCELS, $BACKEND_KILLS, $CLIENT_KILLS, $HELPER_KILLS, $HANGS) = (12, 1000, 50, 30, 20, 5);
 my $MOST_SECONDS = 300; # which only something that hangs needs
 
+srand(20261201);
 my $node = gpu_node('gpu_storm', 'vectorkv.gpu_faults = on', "vectorkv.gpu_hang_timeout = '500ms'", "log_min_messages = 'fatal'");
 
 # A launch takes a while, so that most of a client's time is spent in the helper; its cache holds less than what is asked for.
