@@ -1,4 +1,4 @@
-// The codec: transforming vectors and queries, and handing the rest to the inner codec. Formulas: whiten.h.
+// The codec: vectors and queries are transformed (whiten_transform.cpp), the rest is handed to the inner codec. Formulas: whiten.h.
 #include "core/codec/whiten.h"
 
 #include <algorithm>
@@ -6,12 +6,14 @@
 
 #include "core/codec/families.h"
 #include "core/codec/whiten_layout.h"
+#include "core/codec/whiten_transform.h"
 #include "core/simd/kernels.h"
 
 namespace vkv {
 
 using whiten::Header;
 using whiten::Shape;
+using whiten::Whitening;
 
 namespace {
 
@@ -72,11 +74,6 @@ private:
     VectorView view_;
 };
 
-double length_of(const std::vector<double> &values)
-{
-    return std::sqrt(whiten::sum_of(values.size(), [&](size_t i) { return values[i] * values[i]; }));
-}
-
 class DirectionCodec : public Codec {
 public:
     DirectionCodec(CodecId id, Scalar scalar, uint32_t dim, std::span<const uint8_t> model);
@@ -89,7 +86,7 @@ public:
     void encode(const VectorView &x, uint8_t *code, uint8_t *second) const override
     {
         std::vector<double> y;
-        const double norm = direction(x, &y);
+        const double norm = whitening_.direction(x, &y);
         const float stored = finite(norm);
         std::memcpy(code, &stored, sizeof stored);
         const InnerValue z(y, norm > 0 ? 1 / norm : 0, inner_scalar_);
@@ -110,24 +107,10 @@ public:
     void decode(const uint8_t *code, const uint8_t *second, float *out) const override;
 
 private:
-    void load_diagonal();
-    double direction(const VectorView &x, std::vector<double> *y) const;
-    void solve(std::vector<double> *r) const;                    // r := L^-1 r
-    void product(const float *q, std::vector<double> *w) const;  // w := L'q / scale
-    double mean(uint32_t i) const { return read_as<float>(mean_ + sizeof(float) * size_t{i}); }
-    // i + 1 halves
-    const uint16_t *row(uint32_t i) const { return reinterpret_cast<const uint16_t *>(factor_ + size_t{i} * (i + 1)); }
-
     Scalar scalar_, inner_scalar_;
     uint32_t dim_;
-    Shape shape_;
-    Weight weight_{};
-    double scale_;
-    const uint8_t *mean_, *factor_;  // in the model
-    std::vector<float> diagonal_;    // of L / scale
-    std::vector<double> along_;      // shape diagonal: of length 1, or 0
-    double stretch_ = 1;
-    void stretch(double by, double *values) const;  // times I + (by - 1) a a'
+    Whitening whitening_;
+    Weight weight_;
     std::unique_ptr<Codec> inner_;
 };
 
@@ -213,108 +196,13 @@ private:
 // ---- the codec --------------------------------------------------------------------------------------------------------------
 
 DirectionCodec::DirectionCodec(CodecId id, Scalar scalar, uint32_t dim, std::span<const uint8_t> model)
-    : scalar_(scalar), inner_scalar_(id == CodecId::none ? scalar : Scalar::f32), dim_(dim)
+    : scalar_(scalar),
+      inner_scalar_(id == CodecId::none ? scalar : Scalar::f32),
+      dim_(dim),
+      whitening_(scalar, dim, model),
+      weight_{whitening_.shape() != Shape::identity},
+      inner_(make_codec(id, inner_scalar_, Metric::cosine, dim, model.subspan(whitening_.head_size())))
 {
-    const auto misfit = [&] {
-        return Error(Errc::index_corrupted, "model of an inner product index does not fit " + std::to_string(dim) + " dimensions",
-                     "REINDEX the index.");
-    };
-    if (model.size() < sizeof(Header)) throw misfit();
-    const Header header = read_as<Header>(model.data());
-    if (header.magic != whiten::kMagic || header.version != whiten::kVersion || header.dim != dim ||
-        header.shape > static_cast<uint16_t>(Shape::triangle) || !(header.scale > 0) || !std::isfinite(header.scale))
-        throw misfit();
-    shape_ = static_cast<Shape>(header.shape);
-    weight_.sampled = shape_ != Shape::identity;
-    scale_ = header.scale;
-    const size_t head = whiten::head_size(shape_, dim);
-    if (model.size() < head) throw misfit();
-    mean_ = model.data() + sizeof(Header);
-    factor_ = mean_ + sizeof(float) * size_t{dim};
-    diagonal_.assign(dim, 1.0f);
-    if (shape_ == Shape::diagonal) load_diagonal();
-    for (uint32_t i = 0; i < dim; i++) {
-        if (shape_ == Shape::triangle) simd::kernels().f16_to_f32(row(i) + i, &diagonal_[i], 1);
-        if (!std::isfinite(mean(i)) || !(diagonal_[i] > 0) || !std::isfinite(diagonal_[i])) throw misfit();
-    }
-    if (!(stretch_ > 0) || !std::isfinite(stretch_)) throw misfit();
-    inner_ = make_codec(id, inner_scalar_, Metric::cosine, dim, model.subspan(head));
-}
-
-void DirectionCodec::load_diagonal()
-{
-    stretch_ = read_as<float>(factor_);
-    const auto *halves = reinterpret_cast<const uint16_t *>(factor_ + sizeof(float));
-    std::vector<float> along(dim_);
-    simd::kernels().f16_to_f32(halves, diagonal_.data(), dim_);
-    simd::kernels().f16_to_f32(halves + dim_, along.data(), dim_);
-    along_.assign(along.begin(), along.end());
-    const double length = length_of(along_);
-    for (double &value : along_) value = length > 0 ? value / length : 0;
-}
-
-void DirectionCodec::stretch(double by, double *values) const
-{
-    if (along_.empty()) return;
-    const double part = (by - 1) * whiten::sum_of(dim_, [&](size_t i) { return along_[i] * values[i]; });
-    for (uint32_t i = 0; i < dim_; i++) values[i] += part * along_[i];
-}
-
-// y and its norm, in units of scale.
-double DirectionCodec::direction(const VectorView &x, std::vector<double> *y) const
-{
-    check_value(x, scalar_, dim_);
-    std::vector<float> values(dim_);
-    copy_values(x, 1, values.data());
-    y->resize(dim_);
-    for (uint32_t i = 0; i < dim_; i++) (*y)[i] = (values[i] - mean(i)) / scale_;
-    solve(y);
-    return length_of(*y);
-}
-
-void DirectionCodec::solve(std::vector<double> *r) const
-{
-    double *y = r->data();
-    if (shape_ != Shape::triangle) {
-        for (uint32_t i = 0; i < dim_; i++) y[i] /= diagonal_[i];
-        stretch(1 / stretch_, y);
-        return;
-    }
-    std::vector<float> factors(dim_);
-    for (uint32_t i = 0; i < dim_; i++) {
-        simd::kernels().f16_to_f32(row(i), factors.data(), i);
-        const float *f = factors.data();
-        y[i] = (y[i] - whiten::sum_of(i, [&](size_t k) { return f[k] * y[k]; })) / diagonal_[i];
-    }
-}
-
-// Four rows at a time: the result is passed over a quarter as often.
-void DirectionCodec::product(const float *q, std::vector<double> *w) const
-{
-    if (shape_ != Shape::triangle) {
-        w->resize(dim_);
-        for (uint32_t i = 0; i < dim_; i++) (*w)[i] = q[i] * double{diagonal_[i]};
-        stretch(stretch_, w->data());
-        return;
-    }
-    std::vector<float> sum(dim_, 0.0f);
-    float *out = sum.data();
-    constexpr uint32_t kRows = 4;
-    std::vector<float> factors(size_t{kRows} * dim_);
-    for (uint32_t from = 0; from < dim_; from += kRows) {
-        float *f[kRows], weight[kRows] = {};
-        const uint32_t to = std::min(dim_, from + kRows);
-        for (uint32_t k = 0; k < kRows; k++) {
-            f[k] = factors.data() + size_t{k} * dim_;
-            const uint32_t length = from + k < to ? from + k + 1 : 0;
-            if (length) simd::kernels().f16_to_f32(row(from + k), f[k], length);
-            std::fill(f[k] + length, f[k] + to, 0.0f);
-            if (length) weight[k] = q[from + k];
-        }
-        for (uint32_t j = 0; j < to; j++)
-            out[j] += weight[0] * f[0][j] + weight[1] * f[1][j] + (weight[2] * f[2][j] + weight[3] * f[3][j]);
-    }
-    w->assign(sum.begin(), sum.end());
 }
 
 std::unique_ptr<Scorer> DirectionCodec::query(const VectorView &q) const
@@ -326,18 +214,19 @@ std::unique_ptr<Scorer> DirectionCodec::query(const VectorView &q) const
     copy_values(q, 1, unit.data());
     double offset = 0, mean_square = 0;
     for (uint32_t i = 0; i < dim_; i++) {
-        offset += unit[i] * mean(i);
-        mean_square += double{mean(i)} * mean(i);
+        const double mean = whitening_.mean(i);
+        offset += unit[i] * mean;
+        mean_square += mean * mean;
         unit[i] = static_cast<float>(unit[i] * factor);
     }
     std::vector<double> w;
-    product(unit.data(), &w);
-    const double length = length_of(w);
+    whitening_.product(unit.data(), &w);
+    const double length = whiten::length_of(w);
     const InnerValue value(w, length > 0 ? 1 / length : 0, inner_scalar_);
     // What sums of floats lose: |L| is scale * sqrt(dim).
-    double slack = norm * scale_ * std::sqrt(static_cast<double>(dim_)) * 2 * kFloatSlack;
-    if (inner_scalar_ == Scalar::f16) slack += norm * scale_ * length * kHalfSlack;
-    return std::make_unique<ProductScorer>(inner_->query(value.view()), offset, norm * scale_ * length, slack,
+    double slack = norm * whitening_.scale() * std::sqrt(static_cast<double>(dim_)) * 2 * kFloatSlack;
+    if (inner_scalar_ == Scalar::f16) slack += norm * whitening_.scale() * length * kHalfSlack;
+    return std::make_unique<ProductScorer>(inner_->query(value.view()), offset, norm * whitening_.scale() * length, slack,
                                            operator_rounding(dim_) * norm * std::sqrt(mean_square), dim_);
 }
 
@@ -349,7 +238,7 @@ std::unique_ptr<Scorer> DirectionCodec::query_code(const uint8_t *code) const
 std::unique_ptr<Scorer> DirectionCodec::linker(const VectorView &x) const
 {
     std::vector<double> y;
-    const double norm = direction(x, &y);
+    const double norm = whitening_.direction(x, &y);
     const InnerValue z(y, norm > 0 ? 1 / norm : 0, inner_scalar_);
     return std::make_unique<LinkScorer>(inner_->query(z.view()), weight_, norm);
 }
@@ -367,18 +256,7 @@ std::unique_ptr<Scorer> DirectionCodec::asking_code(const uint8_t *code) const
 void DirectionCodec::decode(const uint8_t *code, const uint8_t *second, float *out) const
 {
     inner_->decode(code + sizeof(float), second, out);
-    std::vector<double> z(out, out + dim_);
-    stretch(stretch_, z.data());
-    const double factor = scale_ * norm_in(code);
-    std::vector<float> factors(dim_);
-    for (uint32_t i = 0; i < dim_; i++) {
-        double value = z[i] * diagonal_[i];
-        if (shape_ == Shape::triangle) {
-            simd::kernels().f16_to_f32(row(i), factors.data(), i);
-            value += whiten::sum_of(i, [&](size_t k) { return factors[k] * z[k]; });
-        }
-        out[i] = finite(mean(i) + factor * value);
-    }
+    whitening_.restore(norm_in(code), out);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "pg/hnsw/chance.h"
 #include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/index.h"
+#include "pg/hnsw/meta_page.h"
 #include "pg/hnsw/spill_file.h"
 
 namespace vkv::hnsw {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "pg/hnsw/hash_directory.h"
+#include "pg/hnsw/meta_page.h"
 #include "pg/hnsw/packer.h"
 
 namespace vkv::hnsw {

@@ -7,6 +7,7 @@
 #include "pg/hnsw/build_write.h"
 #include "pg/hnsw/check.h"
 #include "pg/hnsw/hnsw.h"
+#include "pg/hnsw/meta_page.h"
 #include "pg/hnsw/rerank.h"
 
 namespace vkv::hnsw {

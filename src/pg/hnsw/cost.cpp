@@ -7,6 +7,7 @@
 
 #include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/index.h"
+#include "pg/hnsw/meta_page.h"
 
 namespace vkv::hnsw {
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pg/hnsw/meta_page.h"
+
 namespace vkv::hnsw {
 
 namespace {

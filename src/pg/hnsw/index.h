@@ -56,15 +56,6 @@ std::unique_ptr<Codec> open_codec(const Column &column, CodecId id, Linking link
 
 Shape make_shape(const Column &column, uint32_t m, uint32_t ef_construction, CodecId codec, const Codec &instance,
                  uint64_t hash_seed, uint32_t model_bytes, Linking linking);
-MetaPage make_meta(const Shape &shape);
-// Fills the checksums in, when all that never changes is known.
-void seal_meta(MetaPage *meta, std::span<const uint8_t> model);
-// What cannot be, of the parts that change; nothing if all can.
-const char *fault_of_entry(const MetaPage &meta);
-const char *fault_of_directory(const MetaPage &meta);
-// A copy of the meta page. Raises index_corrupted for a damaged one, as far as what never changes shows it.
-MetaPage read_meta(Relation rel, ForkNumber fork = MAIN_FORKNUM);
-void set_paths(Relation rel, Paths paths);
 
 // The value of an indexed column as core sees it; false if it is not indexed (a zero vector under cosine). May detoast into the
 // current context.

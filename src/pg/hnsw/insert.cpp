@@ -13,6 +13,7 @@
 #include "pg/hnsw/hash_directory.h"
 #include "pg/hnsw/hnsw.h"
 #include "pg/hnsw/linker.h"
+#include "pg/hnsw/meta_page.h"
 #include "pg/hnsw/node_tids.h"
 
 namespace vkv::hnsw {

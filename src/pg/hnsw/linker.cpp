@@ -8,6 +8,8 @@
 #include <optional>
 #include <utility>
 
+#include "pg/hnsw/meta_page.h"
+
 namespace vkv::hnsw {
 
 bool Linker::copy_code(uint32_t id, std::vector<uint8_t> *code)

@@ -9,6 +9,7 @@
 #include "pg/hnsw/build_write.h"
 #include "pg/hnsw/hash_directory.h"
 #include "pg/hnsw/hnsw.h"
+#include "pg/hnsw/meta_page.h"
 
 namespace vkv::hnsw {
 
