@@ -159,7 +159,8 @@ foreach my $case (sort keys %rows)
 }
 
 # Tight groups of unlike lengths, larger than a search's pool, which links by direction do not leave: from one node of the levels above,
-# 0.88 of the ten nearest were found (0.90 after insertions), and of queries of any direction 0.63.
+# 0.88 of the ten nearest were found (0.90 after insertions), and of queries of any direction 0.63. Without links to what queries for the
+# rows find, 0.94 after insertions.
 $node->safe_psql('postgres', <<'SQL');
 CREATE FUNCTION normal(a int, b int) RETURNS float8 IMMUTABLE LANGUAGE sql AS $$ SELECT sqrt(-2 * ln(noise(a, 2 * b))) * cos(2 * pi() * noise(a, 2 * b + 1)) $$;
 CREATE TABLE grouped AS SELECT i AS id, (SELECT array_agg((exp(normal(i, 99)) * (3 * normal(-1 - i % 30, d) + 0.1 * normal(i, d)))::real ORDER BY d) FROM generate_series(1, 24) d)::vector(24) AS embedding
@@ -175,8 +176,8 @@ foreach my $case (['none', 'built'], ['lvq8', 'built'], ['lvq8', 'inserted'])
 	my $index = "CREATE INDEX grouped_idx ON grouped USING hnsw (embedding vector_ip_ops) WITH (codec = '$codec')";
 	$node->safe_psql('postgres', 'SET vectorkv.build_seed = 7; SET max_parallel_maintenance_workers = 0; DROP INDEX IF EXISTS grouped_idx; '
 		  . ($how eq 'built' ? $index : "CREATE TABLE again AS TABLE grouped; TRUNCATE grouped; $index; INSERT INTO grouped TABLE again"));
-	ok_recall(recall($node, 'near_exact', 'grouped', 'near_queries', 'ip'), $how eq 'built' ? 0.98 : 0.91, "groups of unlike lengths, $codec $how");
-	ok_recall(recall($node, 'any_exact', 'grouped', 'any_queries', 'ip'), $how eq 'built' ? 0.90 : 0.75, "... queries of any direction, $codec $how");
+	ok_recall(recall($node, 'near_exact', 'grouped', 'near_queries', 'ip'), 0.98, "groups of unlike lengths, $codec $how");
+	ok_recall(recall($node, 'any_exact', 'grouped', 'any_queries', 'ip'), $how eq 'built' ? 0.90 : 0.89, "... queries of any direction, $codec $how");
 }
 
 # Rows on a line: links go to the longest, and a search meets many rows after farther ones. Rows wait for those, in order (of the first 200,
@@ -198,7 +199,7 @@ $node->safe_psql('postgres', 'CREATE TABLE sparse AS SELECT id, embedding::spars
 	  . 'CREATE TABLE sparse_queries AS SELECT id, embedding::sparsevec(24) AS embedding FROM near_queries; '
 	  . 'SET vectorkv.build_seed = 7; SET max_parallel_maintenance_workers = 0; CREATE INDEX sparse_idx ON sparse USING hnsw (embedding sparsevec_ip_ops)');
 remember_exact($node, 'sparse_exact', 'sparse', 'sparse_queries', 'ip');
-ok_recall(recall($node, 'sparse_exact', 'sparse', 'sparse_queries', 'ip'), 0.93, 'groups of unlike lengths, sparse');
+ok_recall(recall($node, 'sparse_exact', 'sparse', 'sparse_queries', 'ip'), 0.98, 'groups of unlike lengths, sparse');
 
 # Vectors of one length are linked as ever.
 load_sample($node, 'items', 'vector', rows => 1000);

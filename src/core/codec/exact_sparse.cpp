@@ -163,6 +163,11 @@ public:
         encode(x, code.data(), nullptr);
         return query_code(code.data());
     }
+    std::unique_ptr<Scorer> asking_code(const uint8_t *code) const override
+    {
+        if (metric_ != Metric::ip) return nullptr;
+        return std::make_unique<SparseScorer>(metric_, false, std::vector<uint8_t>(code, code + SparseCode(code).bytes()));
+    }
     void decode(const uint8_t *, const uint8_t *, float *) const override
     {
         throw Error(Errc::not_supported, "codes of type sparsevec are not decoded");

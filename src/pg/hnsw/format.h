@@ -198,6 +198,8 @@ struct Shape {
     uint32_t model_bytes;
 
     uint32_t max_links(int level) const { return level == 0 ? 2 * m : m; }
+    // Links are chosen by another distance than queries ask by.
+    bool links_by_direction() const { return linking == Linking::direction || (metric == Metric::ip && scalar == Scalar::sparse); }
     BlockNumber block_of(uint32_t node) const { return node / per_page; }
     size_t offset_of(uint32_t node) const { return kPageBegin + static_cast<size_t>(node % per_page) * node_size; }
     uint32_t node_at(BlockNumber block, uint32_t slot) const { return block * per_page + slot; }

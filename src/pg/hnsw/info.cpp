@@ -64,8 +64,7 @@ Datum info(FunctionCallInfo fcinfo)
     const Counts c = count(index);
     const Shape &s = index.shape();
     const std::string codec(codec_name(s.codec));
-    const bool own_distance = s.linking == Linking::distance && !(s.scalar == Scalar::sparse && s.metric == Metric::ip);
-    const char *linked_by = own_distance                     ? "distance"
+    const char *linked_by = !s.links_by_direction()          ? "distance"
                             : s.linking == Linking::distance ? "direction"
                                                              : direction_name(index.model());
     return pg_call([&] {

@@ -119,6 +119,7 @@ private:
                 graph::add_from_above(found, above);
                 chosen[static_cast<size_t>(l)] = linker.choose(found, s.max_links(l));
             }
+            if (entry.level > 0 && s.links_by_direction()) add_answers(view, x, entry, linker.diverse(), &chosen[0]);
         }
         if (level > entry.level && entry.node != kNoNode) keep_way_to(entry.node, &chosen[0]);
         const uint32_t node = write_node(chosen, tid);
@@ -182,6 +183,32 @@ private:
         OriginalsView exact(originals_, view, *exact_scorer_);
         graph::enter(exact, search_, from.data(), from.size(), index_.shape().ef_construction);
         graph::search_layer(exact, search_, level, poll_interrupts);
+    }
+
+    // Links to some of what a query for the row itself finds, a quarter of a list, as a build makes them (link_answers in
+    // memory_graph.cpp): twice as many, since later links displace them sooner here.
+    void add_answers(PageView &view, const VectorView &x, const Entry &entry, size_t diverse, std::vector<graph::Candidate> *links)
+    {
+        constexpr size_t kAbove = 8, kWidth = 64;
+        const auto query = index_.codec().query(x);
+        Scorer *linker = view.scorer();
+        view.set_scorer(query.get());
+        std::vector<uint32_t> from;
+        graph::descend_widely(view, search_, entry.node, entry.level, 0, from, poll_interrupts, kAbove);
+        for (const graph::Candidate &c : *links) from.push_back(c.id);
+        graph::enter(view, search_, from.data(), from.size(), kWidth);
+        graph::search_layer(view, search_, 0, poll_interrupts);
+        view.set_scorer(linker);
+        const size_t max = index_.shape().max_links(0);
+        std::vector<graph::Candidate> answers;
+        for (const auto &e : search_.pool.entries()) {
+            if (answers.size() == max / 4) break;
+            const auto is_it = [&](const graph::Candidate &c) { return c.id == e.id; };
+            if (e.counts && std::none_of(links->begin(), links->end(), is_it)) answers.push_back({0, e.id});
+        }
+        links->resize(std::min(links->size(), max - answers.size()));
+        const size_t at = std::min(diverse, links->size());
+        links->insert(links->begin() + static_cast<std::ptrdiff_t>(at), answers.begin(), answers.end());
     }
 
     // A new entry leads to the old one, and so to everything.

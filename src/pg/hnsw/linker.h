@@ -32,6 +32,8 @@ public:
 
     // The neighbours for a node among candidates found by a search, ascending by distance to it.
     std::vector<graph::Candidate> choose(std::span<const graph::Candidate> found, size_t max);
+    // How many of what choose() gave, the first ones, the heuristic chose; the others only fill the list.
+    size_t diverse() const { return selected_.diverse; }
     // Links from -> to if `to` deserves a place among from's neighbours. True if the link is there afterwards. The code is one of
     // those that links are chosen by.
     bool add(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level);

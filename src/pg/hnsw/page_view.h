@@ -21,6 +21,7 @@ public:
     PageView &operator=(const PageView &) = delete;
 
     void set_scorer(Scorer *scorer) { scorer_ = scorer; }
+    Scorer *scorer() const { return scorer_; }
 
     // core/graph/search.h
     size_t max_links() const { return index_.shape().max_links(0); }

@@ -45,11 +45,8 @@ bool Scan::search_from_entry(PageView &view, size_t width)
         free_epoch_ = entry.free_epoch;
         // Links by direction keep to groups of rows that point the same way, and products of unlike lengths do not show that a
         // descent has ended in the wrong one: some more are brought down.
-        const Shape &shape = index_.shape();
-        const bool links_by_direction =
-            shape.linking == Linking::direction || (shape.metric == Metric::ip && shape.scalar == Scalar::sparse);
         std::vector<uint32_t> from;
-        if (links_by_direction)
+        if (index_.shape().links_by_direction())
             graph::descend_widely(view, search_, entry.node, entry.level, 0, from, poll_interrupts, kSomeGroups);
         else
             from.push_back(graph::descend(view, search_, entry.node, entry.level, 0, poll_interrupts));
