@@ -39,11 +39,15 @@ SET enable_indexscan = off;
 UPDATE asked a SET kth = (SELECT max(d) FROM (SELECT t.v <~> a.v AS d FROM t ORDER BY d LIMIT 20) x)
 SQL
 cmp_ok($built, '>=', 0.89, "of a build: $built");
-$node->safe_psql('postgres', 'REINDEX INDEX t_idx; DELETE FROM t WHERE i % 4 <> 0');
-$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP ON) t');
-$node->safe_psql('postgres', $ask_again);
-my $left = $node->safe_psql('postgres', $recall);
-cmp_ok($left, '>=', 0.955, "of what a vacuum left: $left");
+# Mean of three graphs (0.970 where a repair's search kept 17 candidates).
+my $left = 0;
+foreach my $seed (1 .. 3)
+{
+	$node->safe_psql('postgres', "SET vectorkv.build_seed = $seed; SET max_parallel_maintenance_workers = 0; TRUNCATE t; INSERT INTO t SELECT * FROM source WHERE i <= 5000 ORDER BY i; REINDEX INDEX t_idx; DELETE FROM t WHERE i % 4 <> 0;\nVACUUM (INDEX_CLEANUP ON) t");
+	$node->safe_psql('postgres', $ask_again) if $seed == 1;
+	$left += $node->safe_psql('postgres', $recall) / 3;
+}
+cmp_ok($left, '>=', 0.976, sprintf('of what a vacuum left: %.3f', $left));
 ok_sound($node, 't_idx', 'sound after the vacuum');
 
 # Inner products of small integers are equal, too, but the distances by which they are linked are not: a build looks at more candidates

@@ -19,7 +19,8 @@ namespace vkv::hnsw {
 namespace {
 
 constexpr uint32_t kFewLinks = 8;
-constexpr size_t kBest = 8;  // of a list
+constexpr size_t kBest = 8;               // of a list
+constexpr size_t kFewestCandidates = 64;  // of a search, as many as by default: what is left is sparse, and its ways are few
 constexpr size_t kFewStandIns = 3, kStandIns = 8;
 constexpr size_t kStandInBytes = 150;  // of memory, about
 
@@ -312,7 +313,8 @@ void Vacuum::candidates_by_search(uint32_t node, int level, const std::vector<ui
     if (entry.node == kNoNode || entry.level < level) return;
     const auto stop = [this] { return pace(); };
     const uint32_t from[] = {graph::descend(view_, search_, entry.node, entry.level, level, stop), entry.node};
-    graph::enter(view_, search_, from, 2, std::max<size_t>(shape_.ef_construction + 1, 2 * shape_.max_links(level)));
+    graph::enter(view_, search_, from, 2,
+                 std::max<size_t>({size_t{shape_.ef_construction} + 1, size_t{2} * shape_.max_links(level), kFewestCandidates}));
     graph::search_layer(view_, search_, level, stop);
     std::unordered_set<uint32_t> seen(known.begin(), known.end());
     seen.insert(node);
