@@ -177,6 +177,19 @@ void foresee_tile(const TileRef &ref, const TileHeader *alike, Buffer buffer)
     __builtin_prefetch(page + offset);
 }
 
+namespace {
+
+// Columns that the owner has added come behind the tile, and may be null.
+bool has_tile(HeapTupleHeader header)
+{
+    if (HeapTupleHeaderGetNatts(header) < kTile) return false;
+    for (int i = 0; (header->t_infomask & HEAP_HASNULL) && i < kTile; ++i)
+        if (att_isnull(i, header->t_bits)) return false;
+    return true;
+}
+
+}  // namespace
+
 const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes)
 {
     if (BufferIsValid(ref->buffer) && compat::pin_recent(rel, ref->block, ref->buffer)) {
@@ -194,7 +207,7 @@ const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *b
     if (!ItemIdIsNormal(item)) return nullptr;
     auto *header = reinterpret_cast<HeapTupleHeader>(PageGetItem(page, item));
     const size_t length = ItemIdGetLength(item);
-    if (length < header->t_hoff + kKeyBytes + kTileHeaderBytes || (header->t_infomask & HEAP_HASNULL)) return nullptr;
+    if (length < header->t_hoff + kKeyBytes + kTileHeaderBytes || !has_tile(header)) return nullptr;
     const uint16 mask = header->t_infomask;
     if ((mask & HEAP_XMIN_COMMITTED) == 0 || (mask & HEAP_XMAX_INVALID) == 0) {
         HeapTupleData tuple;
