@@ -81,4 +81,16 @@ ok_sound($node, 'many_idx');
 my @there = glob("$folder/PG_*/pgsql_tmp");
 is(scalar @there, 1, 'temp_tablespaces is obeyed');
 
+# At a limit of processes no thread can be started: the build goes on without, as one without workers of any other index does.
+SKIP:
+{
+	my $session = $node->background_psql('postgres', on_error_stop => 0);
+	my $pid = $session->query('SELECT pg_backend_pid()');
+	skip('no prlimit', 2) if system("prlimit --pid $pid --nproc=1:1") != 0;
+	like(slurp_file("/proc/$pid/limits"), qr/^Max processes +1 +1 /m, 'a session that may start nothing');
+	$session->query('SET max_parallel_maintenance_workers = 4; DROP INDEX IF EXISTS items_idx; CREATE INDEX items_idx ON items USING hnsw (embedding vector_cosine_ops)');
+	$session->quit;
+	ok_sound($node, 'items_idx', 'builds all the same');
+}
+
 done_testing();

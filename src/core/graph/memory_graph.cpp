@@ -312,7 +312,7 @@ bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)>
     }
     std::atomic<bool> stop{false};
     InFlight in_flight(std::max(1u, threads));
-    Workers workers(std::max(1u, threads), [&](unsigned worker) {
+    auto link_nodes = [&](unsigned worker, auto &&after_each) {
         Scratch s;
         for (;;) {
             const uint32_t id = next.fetch_add(1, std::memory_order_relaxed);
@@ -326,16 +326,22 @@ bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)>
                 top_level_.store(node(id)->level, std::memory_order_release);
             }
             done.fetch_add(1, std::memory_order_relaxed);
+            after_each();
         }
-    });
+    };
+    Workers workers(std::max(1u, threads), [&](unsigned worker) { link_nodes(worker, [] {}); });
     struct StopOnExit {  // poll may throw: then the threads end at their next node, before workers waits for them
         std::atomic<bool> &stop;
         ~StopOnExit() { stop.store(true, std::memory_order_relaxed); }
     } stop_on_exit{stop};
+    auto ask = [&] {
+        if (poll(done.load(std::memory_order_relaxed)) || workers.stopping()) stop.store(true, std::memory_order_relaxed);
+    };
     try {
+        if (workers.none()) link_nodes(0, ask);  // slower than with threads, but no reason to fail
         while (!workers.done()) {
             std::this_thread::sleep_for(std::chrono::milliseconds(2));
-            if (poll(done.load(std::memory_order_relaxed)) || workers.stopping()) stop.store(true, std::memory_order_relaxed);
+            ask();
         }
     } catch (...) {
         stop.store(true, std::memory_order_relaxed);  // the threads end before the exception goes on

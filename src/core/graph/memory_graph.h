@@ -52,8 +52,9 @@ public:
     };
     Added add(const VectorView &x, uint64_t hash, uint64_t tid);
 
-    // Links every node added so far with `threads` threads. poll() is called on the calling thread about every 20 ms with the
-    // number of nodes done; a true answer stops the work early (then false is returned).
+    // Links every node added so far with `threads` threads. poll() is called on the calling thread about every 20 ms, or after each
+    // node where no thread can be started, with the number of nodes done; a true answer stops the work early (then false is
+    // returned).
     bool link_all(unsigned threads, const std::function<bool(uint64_t)> &poll);
     // Makes every node reachable from the entry; returns how many were not.
     // poll is called again and again, and may throw: a long walk is not to keep anybody from ending it.

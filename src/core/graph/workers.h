@@ -12,12 +12,13 @@ namespace vkv::graph {
 
 class Workers {
 public:
-    // Runs body(worker) on `count` threads.
+    // Runs body(worker) on `count` threads, or on as many as can be started.
     Workers(unsigned count, std::function<void(unsigned)> body);
     ~Workers();
     Workers(const Workers &) = delete;
     Workers &operator=(const Workers &) = delete;
 
+    bool none() const noexcept { return threads_.empty(); }
     void request_stop() noexcept { stop_.store(true, std::memory_order_relaxed); }
     bool stopping() const noexcept { return stop_.load(std::memory_order_relaxed); }
     bool done() const noexcept { return running_.load(std::memory_order_acquire) == 0; }
