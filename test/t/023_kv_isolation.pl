@@ -1,5 +1,5 @@
 # A REPEATABLE READ reader sees its old sequence, bit for bit, while others append, truncate, fork, recode, seal and drop; what is rolled
-# back leaves nothing; of two transactions that write one sequence the second waits.
+# back leaves nothing; of two transactions that write one sequence the second waits; who waits for a DROP is told what is gone.
 use strict;
 use warnings;
 use FindBin;
@@ -192,6 +192,48 @@ $node->safe_psql('postgres', "ROLLBACK PREPARED 'fork'");
 isnt($node->safe_psql('postgres', "SELECT kv.collect('small', dry_run => true)"), '0', 'a prepared fork that is rolled back leaves tiles to collect');
 isnt($node->safe_psql('postgres', "SELECT kv.collect('small')"), '0', 'which are collected');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM small_sealed'), '0', 'all of them');
+
+# Sums are rounded as tokens are grouped: what a session has read of a tail before, and when, changes no bit.
+foreach my $cache (qw(exact small))
+{
+	my $look = "SELECT kv.attend('$cache', '{1}', 1, q_batch(1, 1))";
+	$node->safe_psql('postgres', "SELECT kv.drop_sequence('$cache', seq) FROM $cache; SELECT kv.append('$cache', 1, k(0, 300), v(0, 300))");
+	$first->query($look);
+	foreach my $step (1 .. 12)
+	{
+		my $at = 289 + 11 * $step;
+		$first->query("SELECT kv.append('$cache', 1, k($at, 11), v($at, 11))");
+		is($first->query($look), $node->safe_psql('postgres', $look), "$cache, step $step: a new session answers as one that has kept the tail");
+	}
+	$first->query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $before = $first->query($look);
+	$node->safe_psql('postgres', "DELETE FROM ${cache}_tail WHERE false");
+	is($first->query($look), $before, "$cache: so does a transaction that has to read the tail again");
+	$first->query('COMMIT');
+}
+
+# A call that waits for a DROP of what it works on says that it is gone.
+my $gone = 0;
+my $nothing = "array_fill(0, ARRAY[16])::real[]::kv.tensor";
+foreach my $call ("kv.attend(CACHE, '{1}', 0, kv.reshape($nothing, '{1,2,8}'))", "kv.attend_layers(CACHE, '{1}', '{0}', kv.reshape($nothing, '{1,1,2,8}'))", 'kv.length(CACHE, 1)',
+	"kv.fetch(CACHE, 1, 0)", "kv.weights(CACHE, 1, 0, kv.reshape($nothing, '{2,8}'))", "kv.append(CACHE, 1, kv.reshape($nothing, '{1,1,2,8}'), kv.reshape($nothing, '{1,1,2,8}'))",
+	'kv.fork(CACHE, 1, 2)', 'kv.truncate(CACHE, 1, 1)', 'kv.seal(CACHE, 1)', "kv.recode(CACHE, 1, 'int8')", 'kv.drop_sequence(CACHE, 1)', 'kv.collect(CACHE)', 'kv.check_cache(CACHE)',
+	'hnsw_info(INDEX)', 'hnsw_check(INDEX)')
+{
+	foreach my $drop ('kv.drop_cache', 'DROP TABLE', $call =~ /CACHE/ ? 'used' : ())
+	{
+		my $name = 'gone' . ++$gone;
+		$node->safe_psql('postgres', "SELECT kv.create_cache('$name', 1, 2, 1, 8, tail_tokens => 8); SELECT kv.append('$name', 1, kv.reshape(v, '{1,1,300,8}'), kv.reshape(v, '{1,1,300,8}')) FROM (SELECT array_fill(1, ARRAY[2400])::real[]::kv.tensor) v (v); "
+			  . "CREATE TABLE ${name}_t (e vector(2)); INSERT INTO ${name}_t VALUES ('[1,2]'); CREATE INDEX ${name}_i ON ${name}_t USING hnsw (e vector_l2_ops)");
+		(my $sql = $call) =~ s/(CACHE|INDEX)/$node->safe_psql('postgres', "SELECT '$name" . ($1 eq 'INDEX' ? '_i' : '') . "'::regclass::oid")/e;
+		$second->query("SELECT kv.length('$name', 1)") if $drop eq 'used';
+		$first->query('BEGIN; DROP TABLE ' . ($drop eq 'DROP TABLE' && $call =~ /CACHE/ ? "$name CASCADE" : "${name}_t") . ($drop eq 'DROP TABLE' ? '' : "; SELECT kv.drop_cache('$name')"));
+		$second->query_until(qr/sent/, "\\echo sent\nSELECT $sql;\n");
+		$node->poll_query_until('postgres', "SELECT exists(SELECT FROM pg_locks WHERE NOT granted)");
+		$first->query('COMMIT');
+		like($second->query('\echo :SQLSTATE'), qr/(42P01|42704|55000)$/, "$sql waits for $drop");
+	}
+}
 $_->quit foreach $first, $second;
 
 done_testing();

@@ -2,6 +2,7 @@
 
 #include "pg/hnsw/inspect.h"
 
+#include "pg/boundary/open_relation.h"
 #include "pg/hnsw/hnsw.h"
 
 namespace vkv::hnsw {
@@ -22,12 +23,12 @@ void open_both(Oid id, bool keep_writers_out, LOCKMODE *lock, Relation *heap, Re
     if (pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
         aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(table));
     if (keep_writers_out && !RecoveryInProgress() && compat::may_lock_out_writers(table, GetUserId())) *lock = ShareLock;
-    *heap = table_open(table, *lock);
+    *heap = open_existing(table, *lock);
     if (check_enable_rls(table, InvalidOid, true) == RLS_ENABLED)
         ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                         errmsg("an index of table \"%s\" tells of rows that row security hides", get_rel_name(table)),
                         errhint("Its owner may look at it, or a role with BYPASSRLS.")));
-    *index = index_open(id, *lock);
+    *index = open_existing(id, *lock);
     if ((*index)->rd_indam->amgettuple != entry<get_tuple>)
         ereport(ERROR,
                 (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not an hnsw index", RelationGetRelationName(*index))));

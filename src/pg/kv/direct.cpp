@@ -4,6 +4,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
+#include "pg/boundary/open_relation.h"
 
 namespace vkv::kv {
 namespace {
@@ -51,7 +52,7 @@ bool open_direct(Oid table, const DirectLayout &layout, DirectTable *opened)
 bool open_unasked(Oid table, const DirectLayout &layout, DirectTable *opened)
 {
     fault_point();
-    Relation rel = table_open(table, AccessShareLock);
+    Relation rel = open_existing(table, AccessShareLock);
     *opened = {rel, as_it_was_made(rel, layout) ? key_index(rel, layout) : InvalidOid};
     if (OidIsValid(opened->index)) return true;
     table_close(rel, AccessShareLock);

@@ -8,6 +8,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
+#include "pg/boundary/open_relation.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/expression_code.h"
 #include "pg/kv/owner_code.h"
@@ -234,7 +235,7 @@ void look_at_triggers(Cache *c)
         belief.changes[i] = may_change(tables[i]);
         if (!belief.changes[i]) continue;
         fault_point();
-        Relation rel = table_open(tables[i], RowExclusiveLock);
+        Relation rel = open_existing(tables[i], RowExclusiveLock);
         if (!check_triggers(rel, GetUserId(), &all, 0)) lasts = false;
         table_close(rel, NoLock);
     }

@@ -4,6 +4,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
+#include "pg/boundary/open_relation.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/expression_code.h"
 #include "pg/kv/trust.h"
@@ -137,7 +138,7 @@ bool refuse_owner_code(const Oid (&tables)[3])
     bool more = false;
     for (Oid relid : tables) {
         fault_point();
-        Relation rel = table_open(relid, AccessShareLock);
+        Relation rel = open_existing(relid, AccessShareLock);
         if (check_table({rel, GetUserId(), tables[0], InvalidOid})) more = true;
         table_close(rel, NoLock);
     }

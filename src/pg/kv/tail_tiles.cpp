@@ -1,5 +1,8 @@
 // Kept tails. A block is as many tokens as an f16 tile takes; whole blocks are kept as the planes of a tile a head, the last,
 // partial one as rows, which are interleaved anew at each call.
+//
+// Blocks begin at multiples of their length, wherever a tail begins when it is read: sums are rounded as the tokens are grouped,
+// and sessions that have read the same tail at different times must group alike. What is missing of the first block is zeros.
 
 #include "pg/kv/tail_tiles.h"
 
@@ -45,6 +48,7 @@ struct TailTiles {
     compat::Storage storage{};
     uint64_t changes = 0;   // by hand, that what is kept was read after; 0: not certain
     int32_t first, tokens;  // positions first .. first + tokens - 1
+    int32_t from;           // those before were not read
     int32_t block;          // tokens of a whole block
     int holders = 0;        // that need it as it is: it is neither changed nor forgotten, nor in line
     bool replaced = false;  // goes with its last holder
@@ -106,7 +110,7 @@ void remove(TailTiles *tail)
 void clear(TailTiles *tail, const Sequence *s)
 {
     tail->epoch = s->epoch;
-    tail->first = s->sealed;
+    tail->first = tail->from = s->sealed;
     tail->tokens = 0;
     tail->changes = 0;
     tail->planes.clear();
@@ -159,7 +163,7 @@ TailTiles *hold_kept(const Cache *c, const Sequence *s, int layer)
 // Whether what is kept goes on where the sequence's tail begins.
 bool meets(const TailTiles *tail, const Sequence *s)
 {
-    return tail->epoch == s->epoch && tail->first <= s->sealed && tail->first + tail->tokens >= s->sealed;
+    return tail->epoch == s->epoch && tail->from <= s->sealed && tail->first + tail->tokens >= s->sealed;
 }
 
 // Drops whole blocks that are sealed by now.
@@ -172,6 +176,7 @@ void drop_sealed(const Cache *c, TailTiles *tail, int32_t sealed)
     tail->places.erase(tail->places.begin(), tail->places.begin() + static_cast<ptrdiff_t>(blocks) * tail->block);
     tail->first += blocks * tail->block;
     tail->tokens -= blocks * tail->block;
+    tail->from = std::max(tail->from, tail->first);
 }
 
 Rows rows_of(const Array<uint16_t> &all, int head, int32_t block, int dim)
@@ -186,12 +191,24 @@ TileView view_block(const Cache *c, const TailTiles *tail, int head, int32_t fir
     return view_halves(c->shape(Codec::f16), head, first, tokens, rows_of(tail->k, head, tail->block, c->dim_k), v, planes);
 }
 
+// Zeros from where the block begins that the first token is in.
+void begin_block(TailTiles *tail)
+{
+    const int32_t missing = tail->first % tail->block;
+    std::fill(tail->k.begin(), tail->k.end(), uint16_t{0});
+    std::fill(tail->v.begin(), tail->v.end(), uint16_t{0});
+    tail->places.assign(static_cast<size_t>(missing), TailPlace{});
+    tail->first -= missing;
+    tail->tokens = missing;
+}
+
 void add_rows(const Cache *c, TailTiles *tail, const TailHalves &halves)
 {
     const size_t heads = static_cast<size_t>(c->kv_heads), block = static_cast<size_t>(tail->block);
     const size_t dk = static_cast<size_t>(c->dim_k), dv = halves.v ? static_cast<size_t>(c->dim_v) : 0;
     tail->k.resize(heads * block * dk);
     tail->v.resize(heads * block * dv);
+    if (tail->tokens == 0) begin_block(tail);
     const auto n = static_cast<size_t>(halves.tokens);
     for (size_t t = 0; t < n; ++t) tail->places.push_back(halves.places ? halves.places[t] : TailPlace{});
     for (size_t t = 0; t < n;) {
@@ -251,7 +268,7 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
     // The newest kept token that the header speaks of: where it stands, what is before it does.
     const bool met = meets(tail_, s);
     const int32_t newest = std::min(tail_->first + tail_->tokens, s->length) - 1;
-    TailPlace *last = met && newest >= tail_->first ? &tail_->places[static_cast<size_t>(newest - tail_->first)] : nullptr;
+    TailPlace *last = met && newest >= tail_->from ? &tail_->places[static_cast<size_t>(newest - tail_->first)] : nullptr;
     const compat::Storage storage = tail_->storage;
     uint64_t changes = 0;
     const TailState state = pg_call([&] {

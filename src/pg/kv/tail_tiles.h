@@ -24,7 +24,8 @@ public:
     HeldTail &operator=(HeldTail &&) = delete;
     // That are there: fewer than s->length - s->sealed only when an unlogged tail was lost.
     int32_t tokens() const { return tokens_; }
-    // Tiles that together hold positions s->sealed .. s->sealed + tokens - 1 of every head, and may hold some before them.
+    // Tiles that together hold positions s->sealed .. s->sealed + tokens - 1 of every head, and may hold some
+    // before them, or zeros in their place.
     void visit(TailVisitor visit, void *argument) const;
     size_t blocks() const;
     struct Block {

@@ -2,6 +2,7 @@
 
 #include "pg/nearest/target.h"
 
+#include "pg/boundary/open_relation.h"
 #include "pg/boundary/pg.h"
 
 namespace vkv::nearest {
@@ -57,8 +58,7 @@ Target find_target(Oid relation, const char *column, Oid vector_type)
 {
     Target target;
     target.relation = relation;
-    Relation rel = try_relation_open(relation, AccessShareLock);
-    if (!rel) ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", relation)));
+    Relation rel = open_existing(relation, AccessShareLock);
     switch (rel->rd_rel->relkind) {
         case RELKIND_RELATION:
         case RELKIND_MATVIEW:
