@@ -37,17 +37,8 @@ public:
             tail_entries(plan_.items[span.item].tail, span.span, out);
             return;
         }
-        SpanTiles *tiles = open(index, from);
-        const std::unique_ptr<Progress> progress(pg_call([&] { return new Progress(r_.cache, &sequence(span), layer(span)); }));
-        progress->begin(span.span.extent, span.span.begin, span.span.to);
-        for (uint32_t i = 0; i < tiles->count(); ++i) {
-            const TileRef ref = tiles->ref(i);
-            progress->step(ref.head, ref.pos, ref.tokens);
-            if (ref.pos + ref.tokens <= from) continue;
-            pg_call([&] { ReleaseBuffer(tiles->pin(i).buffer); });  // the row is there, and carries the id
-            out->push_back({tiles->ref(i).id, ref.pos, static_cast<uint16_t>(ref.tokens), static_cast<uint16_t>(ref.head)});
-        }
-        progress->end();
+        const size_t before = out->size();
+        while (!list(index, from, out)) out->erase(out->begin() + static_cast<ptrdiff_t>(before), out->end());
     }
 
     void copy(size_t index, const offload::Entry &wanted, void *slab) override
@@ -58,14 +49,16 @@ public:
             return;
         }
         SpanTiles *tiles = open(index, span.span.from);
-        uint32_t i = tiles->find(wanted.first);
-        while (i < tiles->count() && tiles->ref(i).pos == wanted.first && tiles->ref(i).head != wanted.head) ++i;
         const TileKey key{span.span.extent, layer(span), wanted.head, wanted.first};
-        if (i >= tiles->count() || tiles->ref(i).pos != wanted.first) damaged_tile(r_.cache, &sequence(span), key, "is missing");
         pg_call([&] {
-            const SpanTiles::Pinned pinned = tiles->pin(i);
-            if (tiles->ref(i).id != wanted.id) damaged_tile(r_.cache, &sequence(span), key, "was exchanged while it was read");
-            tiles->view(i, pinned);
+            SpanTiles::Pinned pinned;
+            while (!pinned.tile) {
+                const uint32_t i = tiles->find(wanted.first, wanted.head);
+                if (i >= tiles->count()) damaged_tile(r_.cache, &sequence(span), key, "is missing");
+                tiles->pin(i, &pinned);
+            }
+            if (pinned.ref.id != wanted.id) damaged_tile(r_.cache, &sequence(span), key, "was exchanged while it was read");
+            tiles->view(pinned);
             memcpy(slab, pinned.tile, pinned.bytes);
             ReleaseBuffer(pinned.buffer);
         });
@@ -74,6 +67,30 @@ public:
 private:
     const Sequence &sequence(const PlannedSpan &span) const { return r_.sequences[plan_.items[span.item].sequence]; }
     int layer(const PlannedSpan &span) const { return r_.layer[plan_.items[span.item].layer]; }
+
+    // Sealed tiles that end behind `from`; false where their list was made anew meanwhile.
+    bool list(size_t index, int32_t from, std::vector<offload::Entry> *out)
+    {
+        const PlannedSpan &span = plan_.spans[request_.first_span + index];
+        SpanTiles *tiles = open(index, from);
+        const std::unique_ptr<Progress> progress(pg_call([&] { return new Progress(r_.cache, &sequence(span), layer(span)); }));
+        progress->begin(span.span.extent, span.span.begin, span.span.to);
+        for (uint32_t i = 0; i < tiles->count(); ++i) {
+            const TileRef ref = tiles->ref(i);
+            progress->step(ref.head, ref.pos, ref.tokens);
+            if (ref.pos + ref.tokens <= from) continue;
+            const bool there = pg_call([&] {  // and carries the id
+                SpanTiles::Pinned pinned;
+                if (!tiles->pin(i, &pinned)) return false;
+                ReleaseBuffer(pinned.buffer);
+                return true;
+            });
+            if (!there) return false;
+            out->push_back({ref.id, ref.pos, static_cast<uint16_t>(ref.tokens), static_cast<uint16_t>(ref.head)});
+        }
+        progress->end();
+        return true;
+    }
 
     // The span's tiles; from position `from` on they are complete.
     SpanTiles *open(size_t index, int32_t from)

@@ -39,21 +39,34 @@ void visit_direct(const Visit &v, SealedTable *table, const Span &span, Progress
 {
     SpanTiles tiles(v.cache, v.sequence, v.layer, table, span);
     progress->begin(span.extent, span.from, span.to, span.from > span.begin);
-    const uint32_t end = tiles.count();
     uint32_t i = 0;
-    while (i < end && reaches(tiles.ref(i).pos, tiles.ref(i).tokens, span) == Reach::before) ++i;
-    SpanTiles::Pinned now = i < end ? tiles.pin(i) : SpanTiles::Pinned{};
-    for (; i < end; ++i) {
-        const TileRef ref = tiles.ref(i);
-        tiles.foresee(i + kAhead, now);
-        SpanTiles::Pinned next = i + 1 < end ? tiles.pin(i + 1) : SpanTiles::Pinned{};
-        if (reaches(ref.pos, ref.tokens, span) == Reach::inside) {
-            progress->step(ref.head, ref.pos, ref.tokens);
-            v.visit(v.argument, tiles.view(i, now), span.to, next.tile);
+    bool renewed = false;
+    // The next tile, until there is none. A new list is gone through from its beginning, but for what was visited.
+    auto following = [&] {
+        SpanTiles::Pinned pinned;
+        while (i < tiles.count()) {
+            const TileRef &ref = tiles.ref(i);
+            if (reaches(ref.pos, ref.tokens, span) == Reach::before || (renewed && progress->past(ref))) {
+                ++i;
+            } else if (tiles.pin(i, &pinned)) {
+                ++i;
+                break;
+            } else {
+                i = 0;
+                renewed = true;
+            }
         }
+        return pinned;
+    };
+    uint32_t visited = 0;
+    for (SpanTiles::Pinned now = following(); now.tile;) {
+        tiles.foresee(i + kAhead - 1, now);
+        progress->step(now.ref.head, now.ref.pos, now.ref.tokens);
+        const SpanTiles::Pinned next = following();
+        v.visit(v.argument, tiles.view(now), span.to, next.tile);
         ReleaseBuffer(now.buffer);
         now = next;
-        if ((i & 63) == 63) CHECK_FOR_INTERRUPTS();
+        if ((++visited & 63) == 0) CHECK_FOR_INTERRUPTS();
     }
     progress->end();
 }

@@ -63,6 +63,11 @@ bool Progress::complete() const
     return true;
 }
 
+bool Progress::past(const TileRef &ref) const
+{
+    return ref.head >= 0 && ref.head < cache_->kv_heads && int64_t{ref.pos} + ref.tokens <= next_[ref.head];
+}
+
 void Progress::step(int head, int32_t pos, int32_t tokens)
 {
     if (head < 0 || head >= cache_->kv_heads) missing(0, next_[0]);
@@ -86,56 +91,53 @@ void Progress::missing(int head, int32_t pos) const
 SpanTiles::SpanTiles(Cache *c, const Sequence *s, int layer, SealedTable *table, const Span &span)
     : cache_(c), sequence_(s), layer_(layer), table_(table), span_(span), list_(tile_list(table, span.extent, layer, span.to))
 {
+    count_them();
     // A gap may have been there only when the index was scanned.
     Progress progress(c, s, layer);
-    const uint32_t n = count();
-    progress.begin(span.extent, n > 0 ? list_->refs[0].pos : span.from, span.to);
-    bool whole = n == 0 || list_->refs[0].pos <= span.from;
-    for (uint32_t i = 0; whole && i < n; ++i) whole = progress.fits(list_->refs[i]);
+    progress.begin(span.extent, count_ > 0 ? list_->refs[0].pos : span.from, span.to);
+    bool whole = count_ == 0 || list_->refs[0].pos <= span.from;
+    for (uint32_t i = 0; whole && i < count_; ++i) whole = progress.fits(list_->refs[i]);
     if (!whole || !progress.complete()) rescan();
 }
 
-uint32_t SpanTiles::count() const
+void SpanTiles::count_them()
 {
-    uint32_t end = list_->count;
-    while (end > 0 && list_->refs[end - 1].pos >= span_.to) --end;
-    return end;
+    count_ = list_->count;
+    while (count_ > 0 && list_->refs[count_ - 1].pos >= span_.to) --count_;
 }
 
-uint32_t SpanTiles::find(int32_t pos) const
+uint32_t SpanTiles::find(int32_t pos, int head) const
 {
-    const TileRef *begin = list_->refs, *end = begin + list_->count;
-    return static_cast<uint32_t>(
-        std::lower_bound(begin, end, pos, [](const TileRef &ref, int32_t wanted) { return ref.pos < wanted; }) - begin);
+    const TileRef *begin = list_->refs, *end = begin + count_;
+    const TileRef *at = std::lower_bound(begin, end, pos, [](const TileRef &ref, int32_t wanted) { return ref.pos < wanted; });
+    while (at < end && at->pos == pos && at->head != head) ++at;
+    return at < end && at->pos == pos ? static_cast<uint32_t>(at - begin) : count_;
 }
 
 void SpanTiles::rescan()
 {
+    renewed_ = true;
     forget_tile_list(list_);
     list_ = tile_list(table_, span_.extent, layer_, span_.to);
+    count_them();
 }
 
-SpanTiles::Pinned SpanTiles::pin(uint32_t i)
+bool SpanTiles::pin(uint32_t i, Pinned *pinned)
 {
-    Pinned p;
-    p.tile = pin_tile(table_->rel, &list_->refs[i], &p.buffer, &p.bytes);
-    if (p.tile) return p;
-    if (BufferIsValid(p.buffer)) ReleaseBuffer(p.buffer);
-    // The row moved or the list is of a transaction that was rolled back: scan the index again, and what was listed here must
-    // be listed again.
-    const TileRef was = list_->refs[i];
+    if (i >= count_) throw Error(Errc::internal, "tile " + std::to_string(i) + " of " + std::to_string(count_));
+    pinned->tile = pin_tile(table_->rel, &list_->refs[i], &pinned->buffer, &pinned->bytes);
+    pinned->ref = list_->refs[i];
+    if (pinned->tile) return true;
+    if (BufferIsValid(pinned->buffer)) ReleaseBuffer(pinned->buffer);
+    *pinned = {};
+    if (renewed_) damaged_tile(cache_, sequence_, key(list_->refs[i]), "is damaged: its row cannot be read");
     rescan();
-    const TileKey was_at{span_.extent, layer_, was.head, was.pos};
-    if (i >= list_->count || list_->refs[i].pos != was.pos || list_->refs[i].head != was.head)
-        damaged_tile(cache_, sequence_, was_at, "is missing");
-    p.tile = pin_tile(table_->rel, &list_->refs[i], &p.buffer, &p.bytes);
-    if (!p.tile) damaged_tile(cache_, sequence_, was_at, "is damaged: its row cannot be read");
-    return p;
+    return false;
 }
 
-TileView SpanTiles::view(uint32_t i, const Pinned &pinned) const
+TileView SpanTiles::view(const Pinned &pinned) const
 {
-    return checked_tile(cache_, sequence_, key(i), pinned.tile, pinned.bytes);
+    return checked_tile(cache_, sequence_, key(pinned.ref), pinned.tile, pinned.bytes);
 }
 
 }  // namespace vkv::kv

@@ -44,7 +44,9 @@ public:
     // Goes on with the tile if it is the next of its head.
     bool fits(const TileRef &ref);
     bool complete() const;
-    // The same, raising.
+    // Whether all of the tile was gone through already.
+    bool past(const TileRef &ref) const;
+    // The same as fits, raising.
     void step(int head, int32_t pos, int32_t tokens);
     void end() const;
 
@@ -66,28 +68,31 @@ public:
     SpanTiles(Cache *c, const Sequence *s, int layer, SealedTable *table, const Span &span);
 
     // Of the tiles that begin below span.to; those of the extent before span.from are among them.
-    uint32_t count() const;
+    uint32_t count() const { return count_; }
     const TileRef &ref(uint32_t i) const { return list_->refs[i]; }
-    // The first tile that begins at `pos` or behind it.
-    uint32_t find(int32_t pos) const;
+    // The tile of a head that begins at `pos`; count() when there is none.
+    uint32_t find(int32_t pos, int head) const;
 
     struct Pinned {
+        TileRef ref{};
         const TileHeader *tile = nullptr;
         Buffer buffer = InvalidBuffer;
         size_t bytes = 0;
     };
-    // Raises data_corrupted when there is no such row any more.
-    Pinned pin(uint32_t i);
-    TileView view(uint32_t i, const Pinned &pinned) const;
+    // False, at most once: the list was of a transaction that was rolled back, or the row moved. There is a new list, where tiles
+    // may be others in other places. Raises data_corrupted when the row of a tile in the new list cannot be read.
+    bool pin(uint32_t i, Pinned *pinned);
+    TileView view(const Pinned &pinned) const;
     // Prefetches what pin(i) reads, if there is a tile i.
     void foresee(uint32_t i, const Pinned &alike) const
     {
         if (i < list_->count) foresee_tile(list_->refs[i], alike.tile, alike.buffer);
     }
-    TileKey key(uint32_t i) const { return {span_.extent, layer_, list_->refs[i].head, list_->refs[i].pos}; }
 
 private:
+    void count_them();
     void rescan();
+    TileKey key(const TileRef &ref) const { return {span_.extent, layer_, ref.head, ref.pos}; }
 
     Cache *cache_;
     const Sequence *sequence_;
@@ -95,6 +100,8 @@ private:
     SealedTable *table_;
     Span span_;
     TileList *list_;
+    uint32_t count_;
+    bool renewed_ = false;
 };
 
 }  // namespace vkv::kv
