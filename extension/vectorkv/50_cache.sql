@@ -28,7 +28,7 @@ CREATE TABLE kv.caches (
 	rope_dims int,
 	rope_pairing text,
 	rope_frequencies float8[],
-	created_at timestamptz NOT NULL DEFAULT now()
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 SELECT pg_catalog.pg_extension_config_dump('kv.caches', '');
 GRANT SELECT ON kv.caches TO PUBLIC;
