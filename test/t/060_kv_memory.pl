@@ -119,6 +119,77 @@ SKIP:
 	}
 }
 
+# Calls over as many sequences, layers, queries, tokens and names of extents as a caller likes. Each takes some tenths of a second.
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION same(n int, variadic shape int[]) RETURNS kv.tensor LANGUAGE sql AS $$ SELECT kv.reshape(array_fill(1::real, ARRAY[n])::kv.tensor, shape) $$;
+SELECT kv.create_cache('tiny', 1, 1, 1, 1, tail_tokens => 8);
+SELECT kv.append('tiny', 1, same(1, 1, 1, 1, 1), same(1, 1, 1, 1, 1));
+INSERT INTO tiny (seq) SELECT generate_series(2, 30000);
+SELECT kv.create_cache('many', 1, 1, 1, 1);
+INSERT INTO many (seq, extents, stops) SELECT i, array_fill(i, '{60000}'), array_fill(1, '{60000}') FROM generate_series(1::bigint, 100) i;
+SQL
+SKIP:
+{
+	my ($library, $most) = ($node->basedir . '/poll_gap.so', 50);
+	skip 'no C compiler or no headers', 6 unless -e $library;
+	my @calls = (
+		[ 'sequences that the planner finds' => "kv.attend('tiny', (SELECT array_agg(seq ORDER BY seq) FROM tiny), 0, same(30000, 30000, 1, 1))", 'BEGIN ISOLATION LEVEL SERIALIZABLE' ],
+		[ sequences => "kv.attend('tiny', array_fill(1::bigint, '{100000}'), 0, same(100000, 100000, 1, 1))" ],
+		[ layers => "kv.attend_layers('tiny', '{1}', array_fill(0, '{100000}'), same(100000, 100000, 1, 1, 1))" ],
+		[ 'tokens of the caller' => "kv.attend('tiny', '{1}', 0, same(1000, 1, 1, 1000, 1), k => same(300000, 1, 1, 300000, 1), v => same(300000, 1, 1, 300000, 1))" ],
+		[ queries => "kv.attend('tiny', '{1}', 0, same(500000, 1, 1, 500000, 1), causal => false)" ]);
+	foreach my $call (@calls)
+	{
+		my ($name, $sql, $begin) = @$call;
+		my ($gap, $out);
+		foreach my $attempt (1 .. 3)
+		{
+			$out = $node->safe_psql('postgres', ($begin // 'BEGIN') . "; SELECT poll_gap_start(); SELECT $sql IS NOT NULL; SELECT 'gap ' || poll_gap_stop()");
+			($gap) = $out =~ /^gap ([\d.]+)/m;
+			last if $gap <= $most;
+		}
+		cmp_ok($gap, '<=', $most, "$name: ms without looking for interrupts") or diag($out);
+	}
+	my @peak = $node->safe_psql('postgres', join('; ', ("SELECT substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\\s*(\\d+)')") x 2) =~ s/; /; SELECT kv.collect('many', dry_run => true); /r) =~ /^(\d{4,})$/mg;
+	cmp_ok($peak[1] - $peak[0], '<=', 30000, 'names of extents: kB that a collection takes, of 70 MB');
+}
+
+# A row of more names than a sequence may have is refused by its size, and named; tiles that it may name stay.
+{
+	my $refused = 'ERROR:  header of sequence 101 in cache "many" is inconsistent: it names 20000000 extents, more than 65536';
+	$node->safe_psql('postgres', "INSERT INTO many (seq, extents, stops) VALUES (101, array_fill(7::bigint, '{20000000}'), '{2147483647}')");
+	foreach my $call ("kv.collect('many')", "kv.length('many', 101)", "kv.attend('many', '{1,101}', 0, same(2, 2, 1, 1))", "kv.drop_sequence('many', 101)", "kv.fork('many', 101, 102)")
+	{
+		my ($status, $out, $err) = $node->psql('postgres', "SELECT $call");
+		my $wanted = $call =~ /attend/ ? qr/header of sequence 1 in .* stops do not ascend/ : qr/\Q$refused/;
+		like($err, $wanted, "$call: refused");
+	}
+	is($node->safe_psql('postgres', "SELECT problem FROM kv.check_cache('many') WHERE seq = 101"), 'the header is inconsistent: it names 20000000 extents, more than 65536', 'kv.check_cache names the row, too');
+	like(($node->psql('postgres', "SELECT kv.attend('many', '{1,2,3}', 0, same(2, 2, 1, 1))"))[2], qr/q has shape \[2, 1, 1\], should be \[3, 1, 1\]/, 'the shape of q is looked at before sequences are');
+	# As many as there may be, and one more.
+	$node->safe_psql('postgres', 'DELETE FROM many');
+	$node->safe_psql('postgres', "SELECT kv.append('many', 1, same(70000, 1, 1, 70000, 1), same(70000, 1, 1, 70000, 1)); "
+		  . "UPDATE many SET extents = array_fill(extents[1], '{65536}'), stops = (SELECT array_agg(i ORDER BY i) FROM generate_series(1, 65535) i) || 2147483647");
+	my ($status, $out, $err) = $node->psql('postgres', "SELECT kv.fork('many', 1, 2)");
+	like($err, qr/ERROR:  sequence 2 of cache "many" would name 65537 extents, more than 65536\nHINT:  kv.recode writes/, 'a fork of a sequence of as many extents as there may be');
+}
+
+# Sequences of many extents give back what nobody else names, and nothing else, whichever goes first.
+foreach my $order ('seq', 'seq DESC', 'seq % 7, seq')
+{
+	$node->safe_psql('postgres', "SELECT kv.create_cache('chain', 1, 1, 1, 1, tail_tokens => 0); SELECT kv.append('chain', 1, same(3, 1, 1, 3, 1), same(3, 1, 1, 3, 1)) + kv.seal('chain', 1)");
+	$node->safe_psql('postgres', join("\n", map { my $next = $_ + 1; "SELECT kv.fork('chain', $_, $next), kv.append('chain', $next, same(3, 1, 1, 3, 1), same(3, 1, 1, 3, 1)), kv.seal('chain', $next);" } 1 .. 24));
+	is($node->safe_psql('postgres', "SELECT cardinality(extents) FROM chain WHERE seq = 25"), 25, "$order: extents of the last fork");
+	foreach my $seq (split /\n/, $node->safe_psql('postgres', "SELECT seq FROM chain ORDER BY $order"))
+	{
+		$node->safe_psql('postgres', "SELECT kv.drop_sequence('chain', $seq)");
+		my $left = $node->safe_psql('postgres', "SELECT (SELECT count(DISTINCT extent) FROM chain_sealed), (SELECT count(DISTINCT extent) FROM chain, unnest(extents) extent)");
+		my ($tiles, $extents) = split /\|/, $left;
+		is($tiles, $extents, "$order: tiles are those that are named") if $tiles != $extents || $seq % 8 == 0;
+	}
+	is($node->safe_psql('postgres', "SELECT count(*) FROM chain_sealed; SELECT kv.drop_cache('chain')") =~ /^(\d+)/ ? $1 : '', 0, "$order: nothing is left");
+}
+
 # The hook is built here; without a compiler there is nothing to look at.
 SKIP:
 {

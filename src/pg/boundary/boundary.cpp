@@ -194,7 +194,7 @@ void raise_pending(const PendingError &pending)
 }  // namespace detail
 void look_for_interrupts()
 {
-    pg_call([] { CHECK_FOR_INTERRUPTS(); });
+    if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
 }
 
 }  // namespace vkv

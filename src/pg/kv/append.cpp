@@ -156,7 +156,7 @@ void extend_locked(const Append &a, Extension *extension)
     s->length = present;
     if (!fits(a, s)) raise_misfit(a, s);
     const bool fresh = s->spans == 0;
-    if (fresh) start_extent(s, 0, CurrentMemoryContext);
+    if (fresh) start_extent(c, s, 0, CurrentMemoryContext);
     if (lost) s->epoch = new_id();
     *extension = extension_of(a, s);
     if (a.k.shape[2] == 0) return;

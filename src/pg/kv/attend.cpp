@@ -26,6 +26,9 @@ struct Result {
     TensorHeader *output, *lse;
 };
 
+// Rows of queries of a head at a time: what is done for each of them, and each tile's part, takes a few milliseconds at most.
+constexpr size_t kMostRows = 1024;
+
 void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *output, float *lse)
 {
     Cache *c = r.cache;
@@ -37,15 +40,19 @@ void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *outpu
     const int32_t stored = s.sealed + tail->tokens();
     check_total(r, s, stored);
     const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
-    heads->begin(r, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
     auto add = [heads](const TileView &tile, int32_t to, const void *next) { heads->add(tile, to, next); };
-    visit_sealed(c, &s, r.layer[l], add);
-    if (tail->tokens() > 0) {
-        heads->begin_at(s.sealed);
-        tail->visit([](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
+    for (size_t row = 0; row < r.rows(); row += kMostRows) {
+        look_for_interrupts();
+        const QueryRows rows{row, std::min(kMostRows, r.rows() - row)};
+        heads->begin(r, rows, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
+        visit_sealed(c, &s, r.layer[l], add);
+        if (tail->tokens() > 0) {
+            heads->begin_at(s.sealed);
+            tail->visit([](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
+        }
+        add_fresh(r, item, stored, heads, look_for_interrupts);
+        heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);
     }
-    add_fresh(r, item, stored, heads);
-    heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);
     heads->work().tokens += static_cast<uint64_t>(stored) + static_cast<uint64_t>(r.fresh);
     MemoryContextSwitchTo(before);
     MemoryContextDelete(scratch);
@@ -53,7 +60,7 @@ void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *outpu
 
 void attend_here(const AttendRequest &r, const AttendResult &result, Work *work)
 {
-    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache);
+    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache, look_for_interrupts);
     const auto begun = std::chrono::steady_clock::now();
     for (int l = 0; l < r.layers; ++l)
         for (int b = 0; b < r.batch; ++b) attend_one(r, heads, l, b, result.output, result.lse);
@@ -152,7 +159,19 @@ void read_layers(FunctionCallInfo fcinfo, AttendRequest *r, bool many_layers)
         r->layers = ARR_NDIM(array) == 0 ? 0 : ARR_DIMS(array)[0];
         r->layer = reinterpret_cast<const int *>(ARR_DATA_PTR(array));
     }
-    for (int i = 0; i < r->layers; ++i) check_layer(r->cache, r->layer[i]);
+    by_pieces(static_cast<size_t>(r->layers), piece_of(sizeof(int)), look_for_interrupts, [r](size_t first, size_t count) {
+        for (size_t i = first; i < first + count; ++i) check_layer(r->cache, r->layer[i]);
+    });
+}
+
+const float *floats_of(const TensorView &q)
+{
+    const size_t n = q.elements();
+    auto *floats = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(float) + 64));
+    by_pieces(n, piece_of(sizeof(float)), look_for_interrupts, [&](size_t first, size_t count) {
+        to_f32(q.dtype, static_cast<const char *>(q.data) + first * dtype_bytes(q.dtype), floats + first, count);
+    });
+    return floats;
 }
 
 Result make_result(const AttendRequest &r, bool want_lse)
@@ -178,15 +197,14 @@ Result attend(FunctionCallInfo fcinfo, bool many_layers, int first, bool want_ls
     r.cache = cache_of(PG_GETARG_OID(0));
     check_model(r.cache, optional_text(fcinfo, first + 7), nullptr);
     read_layers(fcinfo, &r, many_layers);
-    r.sequences = read_sequences(r.cache, PG_GETARG_ARRAYTYPE_P(1), &r.batch, CurrentMemoryContext);
+    ArrayType *seqs = PG_GETARG_ARRAYTYPE_P(1);
+    r.batch = count_sequences(seqs);
     r.q = tensor_argument(fcinfo, 3);
     read_queries(&r, many_layers);
     read_options(fcinfo, &r, first);
     read_fresh(fcinfo, &r, many_layers, first + 5);
-    const size_t n = r.q.elements();
-    auto *queries = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(float) + 64));
-    to_f32(r.q.dtype, r.q.data, queries, n);
-    r.queries = queries;
+    r.sequences = read_sequences(r.cache, seqs, CurrentMemoryContext);
+    r.queries = floats_of(r.q);
     MemoryContext inner = MemoryContextSwitchTo(context);
     const Result result = make_result(r, want_lse);
     MemoryContextSwitchTo(inner);

@@ -93,7 +93,10 @@ AttendPlan plan_attend(const AttendRequest &r, SealedTable *table, uint64_t gene
     plan.items.reserve(static_cast<size_t>(r.layers) * static_cast<size_t>(r.batch));
     Planner planner(r, table, generation, &plan);
     for (int l = 0; l < r.layers; ++l)
-        for (int b = 0; b < r.batch; ++b) planner.add(l, b);
+        for (int b = 0; b < r.batch; ++b) {
+            look_for_interrupts();
+            planner.add(l, b);
+        }
     return plan;
 }
 
@@ -105,6 +108,7 @@ void cut_requests(const AttendRequest &r, AttendPlan *plan, uint64_t most_tiles)
     const auto most_tokens = static_cast<int32_t>(std::min<uint64_t>(most_a_head * static_cast<uint64_t>(full), INT32_MAX / 2));
     std::vector<PlannedSpan> cut;
     for (const PlannedSpan &span : plan->spans) {
+        look_for_interrupts();
         for (int32_t from = span.span.from; from < span.span.to; from += std::min(most_tokens, span.span.to - from)) {
             PlannedSpan part = span;
             part.span.from = from;

@@ -26,12 +26,16 @@ void free_tiles(Cache *c, const Sequence *before)
     DirectTable headers;
     if (before->sealed == 0 || !may_delete_all(c->sealed) || !open_headers(c, &headers)) return;
     push_newest_snapshot();
+    HTAB *reaches = reaches_of_sequence(headers, before);
     for (int i = 0; i < before->spans && (i ? before->stops[i - 1] : 0) < before->sealed; ++i) {
-        const int32_t reach = reach_of(headers, before->extents[i], before->stops[i]);
+        CHECK_FOR_INTERRUPTS();
+        const int64_t extent = before->extents[i];
+        const int32_t reach = reaches ? reach_in(reaches, extent) : reach_of(headers, extent, before->stops[i]);
         if (reach >= before->stops[i]) continue;
-        Datum range[] = {Int64GetDatum(before->extents[i]), Int32GetDatum(reach)};
+        Datum range[] = {Int64GetDatum(extent), Int32GetDatum(reach)};
         run_plan(c, Plan::sealed_delete, range);
     }
+    if (reaches) hash_destroy(reaches);
     PopActiveSnapshot();
     close_direct(&headers);
 }
@@ -78,16 +82,10 @@ void for_extents(Cache *c, Plan next, F &&use)
     }
 }
 
-int32_t reach_in(const Collection &work, int64_t extent)
-{
-    const auto *reach = static_cast<const Reach *>(hash_search(work.reaches, &extent, HASH_FIND, nullptr));
-    return reach ? reach->stop : 0;
-}
-
 void collect(Collection *work)
 {
     for_extents(work->cache, Plan::sealed_next, [work](int64_t extent) {
-        const int32_t reach = reach_in(*work, extent);
+        const int32_t reach = reach_in(work->reaches, extent);
         if (reach < kOpenStop) collect_extent(work, extent, reach);
         return work->tiles < work->most;
     });
@@ -95,7 +93,7 @@ void collect(Collection *work)
     if (work->dry) return;
     for_extents(work->cache, Plan::tail_next, [work](int64_t extent) {
         Datum range[] = {Int64GetDatum(extent), Int32GetDatum(0), Int32GetDatum(kOpenStop)};
-        if (reach_in(*work, extent) < kOpenStop) run_plan_seeing(work->cache, Plan::tail_delete, range);
+        if (reach_in(work->reaches, extent) < kOpenStop) run_plan_seeing(work->cache, Plan::tail_delete, range);
         return true;
     });
 }
@@ -134,7 +132,7 @@ SQL_FUNCTION(kv_collect)
         ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("table \"%s\" is not as kv.create_cache made it", c->name),
                 errdetail("Row versions can be told apart in a heap without child tables and rules only."));
     push_newest_snapshot();
-    work.reaches = reaches_of(headers);
+    work.reaches = reaches_of(c, headers);
     collect(&work);
     PopActiveSnapshot();
     close_direct(&headers);

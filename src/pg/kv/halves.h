@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/kv/halves.h"
+#include "core/poll.h"
 #include "pg/kv/cache.h"
 
 namespace vkv::kv {
@@ -14,17 +15,20 @@ struct HalvesAt {
     int32_t first, tokens;
 };
 
-// use(tile, to) for each head's tokens in turn; a tile is valid during its call.
+// use(tile, to) for each head's tokens in turn; a tile is valid during its call. There may be hundreds of megabytes of them.
 template <typename F>
-void for_halves(const Cache *c, const HalvesAt &halves, F &&use)
+void for_halves(const Cache *c, const HalvesAt &halves, F &&use, Poll poll)
 {
+    constexpr int kTilesBetweenPolls = 64;
+    int tiles = 0;
     alignas(64) uint8_t planes[kMaxTileData];
     const TileShape shape = c->shape(Codec::f16);
     const int32_t most = tile_capacity(shape);
     const size_t dk = static_cast<size_t>(c->dim_k), dv = static_cast<size_t>(c->dim_v), n = static_cast<size_t>(halves.tokens);
     for (int head = 0; head < c->kv_heads; ++head) {
-        for (int32_t at = 0; at < halves.tokens; at += most) {
-            const int32_t count = std::min(most, halves.tokens - at);
+        for (int32_t at = 0, count; at < halves.tokens; at += count) {
+            count = std::min(most, halves.tokens - at);
+            if (poll && ++tiles % kTilesBetweenPolls == 0) poll();
             const size_t row = static_cast<size_t>(head) * n + static_cast<size_t>(at);
             use(view_halves(shape, head, halves.first + at, count, {halves.k + row * dk, dk},
                             halves.v ? Rows{halves.v + row * dv, dv} : Rows{}, planes),

@@ -6,24 +6,37 @@
 
 #include "core/kv/attend.h"
 #include "core/kv/sight.h"
+#include "core/poll.h"
 #include "pg/kv/attend_request.h"
 #include "pg/kv/halves.h"
 #include "pg/kv/statistics.h"
 
 namespace vkv::kv {
 
+// Rows of queries of each head: all of them, or some at a time, where the caller gives so many that they take long.
+struct QueryRows {
+    size_t first, count;
+};
+
 // Queries and states of the heads of one layer of one sequence; used again for the next.
 class Heads {
 public:
-    Heads(int heads, const Cache *c) : cache_(c), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads)) {}
+    // poll: called now and then while tiles are added.
+    Heads(int heads, const Cache *c, Poll poll = nullptr)
+        : cache_(c), poll_(poll), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads))
+    {
+    }
 
-    void begin(const AttendRequest &r, const float *q, int32_t stored)
+    void begin(const AttendRequest &r, const float *q, int32_t stored) { begin(r, {0, r.rows()}, q, stored); }
+    void begin(const AttendRequest &r, const QueryRows &rows, const float *q, int32_t stored)
     {
         stored_ = stored;
-        const size_t stride = r.rows() * static_cast<size_t>(cache_->dim_k);
+        rows_ = rows;
+        const auto dim = static_cast<size_t>(cache_->dim_k);
+        const int count = static_cast<int>(rows.count);
         for (size_t h = 0; h < queries_.size(); ++h) {
-            queries_[h].set(q + h * stride, static_cast<int>(r.rows()), cache_->dim_k, r.scale, r.softcap);
-            states_[h].reset(static_cast<int>(r.rows()), cache_->dim_v);
+            queries_[h].set(q + (h * r.rows() + rows.first) * dim, count, cache_->dim_k, r.scale, r.softcap);
+            states_[h].reset(count, cache_->dim_v);
         }
         look(r, stored + r.fresh);
     }
@@ -38,14 +51,21 @@ public:
         selection_.sights = whole ? nullptr : sights_.data();
         const auto h = static_cast<size_t>(tile.head);
         states_[h].add(queries_[h], tile, selection_);
-        ++work_.tiles;
-        work_.bytes += tile_bytes(shape_of(tile), tile.tokens);
+        if (rows_.first == 0) {
+            ++work_.tiles;
+            work_.bytes += tile_bytes(shape_of(tile), tile.tokens);
+        }
+        added_ += rows_.count;
+        if (poll_ && added_ > kRowsBetweenPolls) {
+            added_ = 0;
+            poll_();
+        }
     }
 
     void finish(const AttendRequest &r, float *output, float *lse) const
     {
         for (size_t h = 0; h < states_.size(); ++h) {
-            const size_t row = h * r.rows();
+            const size_t row = h * r.rows() + rows_.first;
             states_[h].finish(output + row * static_cast<size_t>(cache_->dim_v), lse ? lse + row : nullptr);
         }
     }
@@ -71,14 +91,14 @@ public:
         selection_ = Selection{};
         selection_.sinks = r.window > 0 ? r.sinks : 0;
         selection_.rope = cache_->rope;
-        sights_.resize(r.rows());
+        sights_.resize(rows_.count);
         furthest_ = furthest_first_ = 0;
         nearest_first_ = nearest_last_ = INT32_MAX;
         const SightRule rule{total, r.q_len, r.window, r.causal};
-        for (int i = 0; i < r.q_len; ++i) {
-            const auto [first, last] = rule.of(i);
-            for (size_t row = static_cast<size_t>(i); row < r.rows(); row += static_cast<size_t>(r.q_len))
-                sights_[row] = {first, last};
+        const auto q_len = static_cast<size_t>(r.q_len), begin = rows_.first % q_len;
+        for (size_t i = 0; i < std::min(q_len, rows_.count); ++i) {
+            const auto [first, last] = rule.of(static_cast<int>((begin + i) % q_len));
+            for (size_t row = i; row < rows_.count; row += q_len) sights_[row] = {first, last};
             furthest_ = std::max(furthest_, last);
             nearest_last_ = std::min(nearest_last_, last);
             furthest_first_ = std::max(furthest_first_, first);
@@ -87,7 +107,12 @@ public:
     }
 
 private:
+    static constexpr size_t kRowsBetweenPolls = 1024;
+
     const Cache *cache_;
+    Poll poll_;
+    QueryRows rows_{};
+    size_t added_ = 0;  // rows times tiles since the last poll
     std::vector<Queries> queries_;
     std::vector<Accumulator> states_;
     std::vector<Sight> sights_;
@@ -97,14 +122,15 @@ private:
 };
 
 // Tokens of the item that are not stored yet, seen behind `stored` that are.
-inline void add_fresh(const AttendRequest &r, size_t item, int32_t stored, Heads *heads)
+inline void add_fresh(const AttendRequest &r, size_t item, int32_t stored, Heads *heads, Poll poll = nullptr)
 {
     if (r.fresh == 0) return;
     const Cache *c = r.cache;
     const size_t tokens = item * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(r.fresh);
     const uint16_t *v = r.v ? r.v + tokens * static_cast<size_t>(c->dim_v) : nullptr;
-    for_halves(c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh},
-               [heads](const TileView &tile, int32_t to) { heads->add(tile, to, nullptr); });
+    for_halves(
+        c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh},
+        [heads](const TileView &tile, int32_t to) { heads->add(tile, to, nullptr); }, poll);
 }
 
 }  // namespace vkv::kv

@@ -45,7 +45,7 @@ void truncate(Cache *c, Sequence *s, int32_t length)
     }
     push_reading_snapshot();
     const Cut cut = find_cut(c, &before, length);
-    start_extent(s, cut.begin, CurrentMemoryContext);
+    start_extent(c, s, cut.begin, CurrentMemoryContext);
     s->sealed = length;
     write_sequence(c, s);
     if (cut.needed()) copy_cut(c, &before, cut, s->own());
@@ -82,7 +82,7 @@ void plan_fork(Cache *c, int64_t from, int64_t to, const int32_t *wanted, Fork *
     copy.sealed = std::min(length, s->sealed);
     copy.epoch = new_id();
     fork->cut = length < s->sealed ? find_cut(c, s, length) : Cut{0, copy.sealed, copy.sealed};
-    start_extent(&copy, fork->cut.begin, context);
+    start_extent(c, &copy, fork->cut.begin, context);
     fork->from = s;
     fork->copy = copy;
 }

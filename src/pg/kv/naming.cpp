@@ -21,16 +21,29 @@ struct Names {
     const int64_t *extents;
     const int32_t *stops;
     int count;
+    int64_t too_many;  // 0, or how many there are, none of which was read
 };
 
-// False for what no function of this schema writes.
-bool read_names(Datum extents, Datum stops, Names *names)
+void free_copy(ArrayType *array, Datum of)
 {
+    if (PointerGetDatum(array) != of) pfree(array);
+}
+
+// use(names) of a row, unless it is what no function of this schema writes; what it returns, or `otherwise`. Rows may have been
+// written by hand: arrays of any length compress well, so that they are read only when they are short, and freed afterwards.
+template <typename F>
+bool use_names(Datum extents, Datum stops, bool otherwise, F &&use)
+{
+    const int64_t n = std::max(elements_of(extents, sizeof(int64_t)), elements_of(stops, sizeof(int32_t)));
+    if (n > kMostExtents) return use(Names{nullptr, nullptr, 0, n});
     ArrayType *e = DatumGetArrayTypeP(extents), *s = DatumGetArrayTypeP(stops);
-    if (ARR_NDIM(e) != 1 || ARR_NDIM(s) != 1 || ARR_HASNULL(e) || ARR_HASNULL(s)) return false;
-    *names = {reinterpret_cast<const int64_t *>(ARR_DATA_PTR(e)), reinterpret_cast<const int32_t *>(ARR_DATA_PTR(s)),
-              std::min(ARR_DIMS(e)[0], ARR_DIMS(s)[0])};
-    return true;
+    bool result = otherwise;
+    if (ARR_NDIM(e) == 1 && ARR_NDIM(s) == 1 && !ARR_HASNULL(e) && !ARR_HASNULL(s))
+        result = use(Names{reinterpret_cast<const int64_t *>(ARR_DATA_PTR(e)), reinterpret_cast<const int32_t *>(ARR_DATA_PTR(s)),
+                           std::min(ARR_DIMS(e)[0], ARR_DIMS(s)[0]), 0});
+    free_copy(e, extents);
+    free_copy(s, stops);
+    return result;
 }
 
 // Whether a row version has to be counted under a snapshot: all but what is deleted in its eyes, and what was rolled back.
@@ -44,7 +57,7 @@ bool counts(HeapTuple tuple, Snapshot snapshot, Buffer buffer)
     return TransactionIdIsInProgress(inserter) || TransactionIdDidCommit(inserter);
 }
 
-// use(names) of every row version of a page that counts, until it returns false; whether all were used.
+// use(names, seq) of every row version of a page that counts, until it returns false; whether all were used.
 template <typename F>
 bool use_page(Relation rel, BlockNumber block, F &&use)
 {
@@ -69,11 +82,13 @@ bool use_page(Relation rel, BlockNumber block, F &&use)
     UnlockReleaseBuffer(buffer);
     bool more = true;
     for (int i = 0; i < n; ++i) {
-        bool no_extents, no_stops;
+        CHECK_FOR_INTERRUPTS();
+        bool no_seq, no_extents, no_stops;
+        const Datum seq = heap_getattr(found[i], kSeq, RelationGetDescr(rel), &no_seq);
         const Datum extents = heap_getattr(found[i], kExtents, RelationGetDescr(rel), &no_extents);
         const Datum stops = heap_getattr(found[i], kStops, RelationGetDescr(rel), &no_stops);
-        Names names;
-        if (more && !no_extents && !no_stops && read_names(extents, stops, &names)) more = use(names);
+        if (more && !no_seq && !no_extents && !no_stops)
+            more = use_names(extents, stops, true, [&](const Names &names) { return use(names, DatumGetInt64(seq)); });
         heap_freetuple(found[i]);
     }
     CHECK_FOR_INTERRUPTS();
@@ -123,8 +138,8 @@ bool slot_names_all(TupleTableSlot *slot, const Sequence *copy)
     if (copy->spans <= 1) return true;
     bool no_extents, no_stops;
     const Datum extents = slot_getattr(slot, kExtents, &no_extents), stops = slot_getattr(slot, kStops, &no_stops);
-    Names names;
-    return !no_extents && !no_stops && read_names(extents, stops, &names) && names_all(names, copy);
+    if (no_extents || no_stops) return false;
+    return use_names(extents, stops, false, [copy](const Names &names) { return names_all(names, copy); });
 }
 
 // The place of the version that replaces the one in the slot; false: there is none. `deleted`: nor will there be.
@@ -147,8 +162,10 @@ bool successors_name_all(Relation rel, TupleTableSlot *slot, const Sequence *cop
     TupleTableSlot *successor = table_slot_create(rel, nullptr);
     ItemPointerData next;
     bool deleted, sound = true;
-    for (TupleTableSlot *at = slot; sound && next_version(at, &next, &deleted); at = successor)
+    for (TupleTableSlot *at = slot; sound && next_version(at, &next, &deleted); at = successor) {
+        CHECK_FOR_INTERRUPTS();
         sound = table_tuple_fetch_row_version(rel, &next, SnapshotAny, successor) && slot_names_all(successor, copy);
+    }
     ExecDropSingleTupleTableSlot(successor);
     return sound && !deleted;
 }
@@ -175,6 +192,7 @@ Look still_names(const DirectTable &headers, int64_t seq, const Sequence *copy)
     index_rescan(scan, &key, 1, nullptr, 0);
     Look look{Naming::gone, InvalidTransactionId};
     while (look.naming != Naming::unsure && index_getnext_slot(scan, ForwardScanDirection, slot)) {
+        CHECK_FOR_INTERRUPTS();
         const TransactionId inserter = dirty.xmin, remover = dirty.xmax;
         const bool sound = slot_names_all(slot, copy);
         if (TransactionIdIsValid(inserter)) {
@@ -194,7 +212,8 @@ Look still_names(const DirectTable &headers, int64_t seq, const Sequence *copy)
 int32_t reach_of(const DirectTable &headers, int64_t extent, int32_t enough)
 {
     int32_t reach = 0;
-    auto use = [&](const Names &names) {
+    auto use = [&](const Names &names, int64_t) {
+        if (names.too_many) reach = enough;
         for (int i = 0; i < names.count; ++i)
             if (names.extents[i] == extent) reach = std::max(reach, names.stops[i]);
         return reach < enough;
@@ -218,24 +237,59 @@ int32_t reach_of(const DirectTable &headers, int64_t extent, int32_t enough)
     return reach;
 }
 
-HTAB *reaches_of(const DirectTable &headers)
+namespace {
+
+HTAB *new_reaches()
 {
     HASHCTL control{};
     control.keysize = sizeof(int64_t);
     control.entrysize = sizeof(Reach);
     control.hcxt = CurrentMemoryContext;
-    HTAB *reaches = hash_create("vectorkv extents", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    return hash_create("vectorkv extents", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+void raise_reach(HTAB *reaches, int64_t extent, int32_t stop, HASHACTION action)
+{
+    bool found;
+    auto *reach = static_cast<Reach *>(hash_search(reaches, &extent, action, &found));
+    if (reach) reach->stop = found ? std::max(reach->stop, stop) : stop;
+}
+
+}  // namespace
+
+HTAB *reaches_of(const Cache *c, const DirectTable &headers)
+{
+    HTAB *reaches = new_reaches();
     const BlockNumber pages = RelationGetNumberOfBlocks(headers.rel);
     for (BlockNumber block = 0; block < pages; ++block)
-        use_page(headers.rel, block, [reaches](const Names &names) {
-            for (int i = 0; i < names.count; ++i) {
-                bool found;
-                auto *reach = static_cast<Reach *>(hash_search(reaches, &names.extents[i], HASH_ENTER, &found));
-                reach->stop = found ? std::max(reach->stop, names.stops[i]) : names.stops[i];
-            }
+        use_page(headers.rel, block, [c, reaches](const Names &names, int64_t seq) {
+            if (names.too_many) too_many_extents(c, seq, names.too_many);
+            for (int i = 0; i < names.count; ++i) raise_reach(reaches, names.extents[i], names.stops[i], HASH_ENTER);
             return true;
         });
     return reaches;
+}
+
+HTAB *reaches_of_sequence(const DirectTable &headers, const Sequence *s)
+{
+    constexpr BlockNumber kFewExtents = 16;
+    const BlockNumber pages = RelationGetNumberOfBlocks(headers.rel), extents = static_cast<BlockNumber>(s->spans);
+    if (extents <= kFewExtents || pages > std::max(extents, kFewPages)) return nullptr;
+    HTAB *reaches = new_reaches();
+    for (int i = 0; i < s->spans; ++i) raise_reach(reaches, s->extents[i], 0, HASH_ENTER);
+    for (BlockNumber block = 0; block < pages; ++block)
+        use_page(headers.rel, block, [s, reaches](const Names &names, int64_t) {
+            for (int i = 0; names.too_many && i < s->spans; ++i) raise_reach(reaches, s->extents[i], kOpenStop, HASH_ENTER);
+            for (int i = 0; i < names.count; ++i) raise_reach(reaches, names.extents[i], names.stops[i], HASH_FIND);
+            return !names.too_many;
+        });
+    return reaches;
+}
+
+int32_t reach_in(HTAB *reaches, int64_t extent)
+{
+    const auto *reach = static_cast<const Reach *>(hash_search(reaches, &extent, HASH_FIND, nullptr));
+    return reach ? reach->stop : 0;
 }
 
 void push_newest_snapshot()

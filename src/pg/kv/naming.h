@@ -31,15 +31,20 @@ struct Look {
 Look still_names(const DirectTable &headers, int64_t seq, const Sequence *copy);
 
 // The highest stop that any row gives the extent; 0: no row names it. May be higher than that, and stops looking, as soon as it
-// reaches `enough`. The active snapshot must be newer than the changes of this transaction; what they removed does not count.
+// reaches `enough`. The active snapshot must be newer than the changes of this transaction; what they removed does not count. A row
+// of more names than a sequence may have is not read: it may name the extent.
 int32_t reach_of(const DirectTable &headers, int64_t extent, int32_t enough);
 
-// The same of all extents at once.
+// The same of all extents at once. Raises data_corrupted for a row of more names than a sequence may have.
 struct Reach {
     int64_t extent;
     int32_t stop;  // kOpenStop: some row's own extent
 };
-HTAB *reaches_of(const DirectTable &headers);  // of Reach, by extent
+HTAB *reaches_of(const Cache *cache, const DirectTable &headers);  // of Reach, by extent
+
+// The same of a sequence's extents only, as reach_of has it; null where it is cheaper to ask for each.
+HTAB *reaches_of_sequence(const DirectTable &headers, const Sequence *s);
+int32_t reach_in(HTAB *reaches, int64_t extent);
 
 // A snapshot of this moment, in which the transaction's own changes are done.
 void push_newest_snapshot();

@@ -118,7 +118,7 @@ void recode(Cache *c, const Sequence *s, Codec codec)
 {
     Sequence changed = *s;
     changed.epoch = new_id();
-    start_extent(&changed, 0, CurrentMemoryContext);
+    start_extent(c, &changed, 0, CurrentMemoryContext);
     Tokens tail;
     tail.tail = read_whole_tail(c, s, s->length, CurrentMemoryContext);
     tail.first_new = s->length;

@@ -5,6 +5,8 @@
 
 #include "pg/kv/sequence.h"
 
+#include <algorithm>
+
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/fault.h"
 #include "pg/boundary/pg.h"
@@ -29,16 +31,31 @@ TransactionId writer = InvalidTransactionId;  // the last transaction of this ba
             errhint("The columns length, sealed, extents and stops are written by the functions of schema kv only."));
 }
 
-// A bigint[] or integer[] without nulls, copied.
-template <typename T>
-const T *array_values(Datum array, Oid type, int *count, MemoryContext context)
+const char *excess_text(int64_t named)
 {
-    ArrayType *a = DatumGetArrayTypeP(array);
+    return psprintf("it names %lld extents, more than %d", static_cast<long long>(named), kMostExtents);
+}
+
+// A bigint[] or integer[] without nulls, in place; null: it is something else.
+template <typename T>
+const T *array_values(ArrayType *a, Oid type, int *count)
+{
     if (ARR_HASNULL(a) || ARR_NDIM(a) > 1 || ARR_ELEMTYPE(a) != type) return nullptr;
     if (ARR_NDIM(a) == 1 && ARR_LBOUND(a)[0] != 1) return nullptr;
     *count = ARR_NDIM(a) == 0 ? 0 : ARR_DIMS(a)[0];
+    return reinterpret_cast<const T *>(ARR_DATA_PTR(a));
+}
+
+// The same of a column, copied.
+template <typename T>
+const T *copied_values(Datum array, Oid type, int *count, MemoryContext context)
+{
+    ArrayType *a = DatumGetArrayTypeP(array);
+    const T *from = array_values<T>(a, type, count);
+    if (!from) return nullptr;
     auto *values = static_cast<T *>(MemoryContextAlloc(context, sizeof(T) * static_cast<size_t>(*count) + 8));
-    memcpy(values, ARR_DATA_PTR(a), sizeof(T) * static_cast<size_t>(*count));
+    memcpy(values, from, sizeof(T) * static_cast<size_t>(*count));
+    if (PointerGetDatum(a) != array) pfree(a);
     return values;
 }
 
@@ -58,9 +75,11 @@ const char *inspect_row(const HeaderRow &row, MemoryContext context, Sequence *s
     s->length = DatumGetInt32(values[1]);
     s->sealed = DatumGetInt32(values[2]);
     s->epoch = DatumGetInt64(values[3]);
+    const int64_t named = std::max(elements_of(values[4], sizeof(int64_t)), elements_of(values[5], sizeof(int32_t)));
+    if (named > kMostExtents) return excess_text(named);
     int stops = 0;
-    s->extents = array_values<int64_t>(values[4], INT8OID, &s->spans, context);
-    s->stops = array_values<int32_t>(values[5], INT4OID, &stops, context);
+    s->extents = copied_values<int64_t>(values[4], INT8OID, &s->spans, context);
+    s->stops = copied_values<int32_t>(values[5], INT4OID, &stops, context);
     if (!s->extents || !s->stops || stops != s->spans) return "extents and stops differ";
     if (s->sealed < 0 || s->length < s->sealed) return "more is sealed than there is";
     if (s->length == kOpenStop) return "it is longer than a sequence can be";
@@ -115,6 +134,14 @@ Datum stops_array(const Sequence *s)
 
 }  // namespace
 
+void too_many_extents(const Cache *c, int64_t seq, int64_t named) { broken(c, seq, excess_text(named)); }
+
+int64_t elements_of(Datum array, size_t element)
+{
+    const size_t bytes = toast_raw_datum_size(array), header = ARR_OVERHEAD_NONULLS(1);
+    return bytes <= header ? 0 : static_cast<int64_t>((bytes - header) / element);
+}
+
 int64_t new_id() { return static_cast<int64_t>(new_tile_id()); }
 
 namespace {
@@ -154,6 +181,7 @@ bool find_direct(const Cache *c, const int64_t *wanted, int n, MemoryContext con
     DirectScan scan(table, 1);
     *missing = nullptr;
     for (int i = 0; i < n && !*missing; ++i) {
+        CHECK_FOR_INTERRUPTS();
         ScanKeyData key;
         ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(wanted[i]));
         scan.start(&key, 1);
@@ -171,20 +199,33 @@ bool find_direct(const Cache *c, const int64_t *wanted, int n, MemoryContext con
     return true;
 }
 
+int compare_sequences(const void *a, const void *b)
+{
+    CHECK_FOR_INTERRUPTS();
+    const int64_t x = static_cast<const Sequence *>(a)->seq, y = static_cast<const Sequence *>(b)->seq;
+    return x < y ? -1 : x > y;
+}
+
 void find_planned(Cache *c, ArrayType *seqs, const int64_t *wanted, int n, MemoryContext context, Sequence *result)
 {
     Datum values[] = {PointerGetDatum(seqs)};
     run_plan(c, Plan::header_read, values, true);
     const uint64_t found = SPI_processed;
-    auto *rows = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * (found + 1)));
-    for (uint64_t i = 0; i < found; ++i) read_row(c, found_row(i), context, &rows[i]);
-    SPI_freetuptable(SPI_tuptable);
-    for (int i = 0; i < n; ++i) {
-        uint64_t at = 0;
-        while (at < found && rows[at].seq != wanted[i]) ++at;
-        if (at == found) no_sequence(c, wanted[i]);
-        result[i] = rows[at];
+    auto *rows = static_cast<Sequence *>(MemoryContextAllocHuge(context, sizeof(Sequence) * (found + 1)));
+    for (uint64_t i = 0; i < found; ++i) {
+        CHECK_FOR_INTERRUPTS();
+        read_row(c, found_row(i), context, &rows[i]);
     }
+    SPI_freetuptable(SPI_tuptable);
+    qsort(rows, found, sizeof(Sequence), entry<compare_sequences>);
+    for (int i = 0; i < n; ++i) {
+        Sequence key{};
+        key.seq = wanted[i];
+        const void *row = bsearch(&key, rows, found, sizeof(Sequence), entry<compare_sequences>);
+        if (!row) no_sequence(c, wanted[i]);
+        result[i] = *static_cast<const Sequence *>(row);
+    }
+    pfree(rows);
 }
 
 // Before the row is changed, whose triggers may read. On a standby the change itself is refused, with its own words.
@@ -206,19 +247,29 @@ Sequence *read_sequence(Cache *c, int64_t seq, MemoryContext context)
     return first_row(c, context);
 }
 
-Sequence *read_sequences(Cache *c, ArrayType *seqs, int *count, MemoryContext context)
+int count_sequences(ArrayType *seqs)
 {
     int n;
-    const int64_t *wanted = array_values<int64_t>(PointerGetDatum(seqs), INT8OID, &n, context);
-    if (!wanted) ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
-    for (int i = 0; i < n; ++i) refuse_half_written(c, wanted[i]);
-    auto *result = static_cast<Sequence *>(MemoryContextAllocZero(context, sizeof(Sequence) * static_cast<size_t>(n + 1)));
+    if (!array_values<int64_t>(seqs, INT8OID, &n))
+        ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sequences must be one-dimensional and not null"));
+    return n;
+}
+
+Sequence *read_sequences(Cache *c, ArrayType *seqs, MemoryContext context)
+{
+    const int n = count_sequences(seqs);
+    const auto *wanted = reinterpret_cast<const int64_t *>(ARR_DATA_PTR(seqs));
+    for (int i = 0; i < n; ++i) {
+        CHECK_FOR_INTERRUPTS();
+        refuse_half_written(c, wanted[i]);
+    }
+    const size_t bytes = sizeof(Sequence) * (static_cast<size_t>(n) + 1);
+    auto *result = static_cast<Sequence *>(MemoryContextAllocHuge(context, bytes));
     const int64_t *missing;
     if (!find_direct(c, wanted, n, context, result, &missing))
         find_planned(c, seqs, wanted, n, context, result);
     else if (missing)
         no_sequence(c, *missing);
-    *count = n;
     return result;
 }
 
@@ -280,7 +331,7 @@ void no_sequence(const Cache *c, int64_t seq)
             errmsg("sequence %lld does not exist in cache \"%s\"", static_cast<long long>(seq), c->name));
 }
 
-void start_extent(Sequence *s, int32_t stop, MemoryContext context)
+void start_extent(const Cache *c, Sequence *s, int32_t stop, MemoryContext context)
 {
     auto *extents = static_cast<int64_t *>(MemoryContextAlloc(context, sizeof(int64_t) * static_cast<size_t>(s->spans + 1)));
     auto *stops = static_cast<int32_t *>(MemoryContextAlloc(context, sizeof(int32_t) * static_cast<size_t>(s->spans + 1)));
@@ -289,6 +340,11 @@ void start_extent(Sequence *s, int32_t stop, MemoryContext context)
         extents[n] = s->extents[i];
         stops[n] = s->stops[i] < stop ? s->stops[i] : stop;
     }
+    if (n == kMostExtents)
+        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                errmsg("sequence %lld of cache \"%s\" would name %d extents, more than %d", static_cast<long long>(s->seq), c->name,
+                       n + 1, kMostExtents),
+                errhint("kv.recode writes the tokens of a sequence anew, into one extent."));
     extents[n] = new_id();
     stops[n] = kOpenStop;
     s->spans = n + 1;

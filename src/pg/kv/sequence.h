@@ -5,6 +5,9 @@
 
 namespace vkv::kv {
 
+// Each holds a sealed token at least, and a fork or a cut adds one. All of them are read wherever the sequence is.
+inline constexpr int kMostExtents = 65536;
+
 struct Sequence {
     int64_t seq;
     int32_t length, sealed;
@@ -20,8 +23,10 @@ int64_t new_id();
 // Need an SPI connection; memory is that of `context`.
 // Null when there is no such row, or none the caller may see.
 Sequence *read_sequence(Cache *cache, int64_t seq, MemoryContext context);
+// How many read_sequences would read; raises null_value_not_allowed for what is no list of numbers.
+int count_sequences(ArrayType *seqs);
 // In the order of seqs; raises undefined_object for one that is missing.
-Sequence *read_sequences(Cache *cache, ArrayType *seqs, int *count, MemoryContext context);
+Sequence *read_sequences(Cache *cache, ArrayType *seqs, MemoryContext context);
 // For who looks for faults: where the header is not sound, *fault says why, and what it holds is not to be used.
 Sequence *inspect_sequence(Cache *cache, int64_t seq, MemoryContext context, const char **fault);
 // As the next statement would see it, and not locked.
@@ -32,10 +37,14 @@ Sequence *lock_sequence_or_raise(Cache *cache, int64_t seq, MemoryContext contex
 // Null only when there is none that the caller sees; raises insufficient_privilege when there is one that he may not change.
 Sequence *lock_sequence_if_any(Cache *cache, int64_t seq, MemoryContext context);
 [[noreturn]] void may_not_be(const Cache *cache, int64_t seq, const char *done);
+[[noreturn]] void too_many_extents(const Cache *cache, int64_t seq, int64_t named);
 [[noreturn]] void no_sequence(const Cache *cache, int64_t seq);
 
-// Replaces spans: those below `stop`, then an extent of its own.
-void start_extent(Sequence *s, int32_t stop, MemoryContext context);
+// Elements of a one-dimensional array without nulls, by its size: nothing is read, so nothing is decompressed.
+int64_t elements_of(Datum array, size_t element);
+
+// Replaces spans: those below `stop`, then an extent of its own. Raises limit_exceeded where these would be too many.
+void start_extent(const Cache *cache, Sequence *s, int32_t stop, MemoryContext context);
 
 // More tokens of the same epoch, or more of them sealed: false when the row is not what `s` says (any more), which only happens to
 // one that is not locked. Afterwards it is.

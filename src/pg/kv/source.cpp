@@ -137,6 +137,7 @@ void visit_sealed_part(Cache *c, const Sequence *s, int layer, const Range &rang
     SealedTable table;
     const bool direct = open_sealed(c, &table);
     for_spans(s, range.from, range.to, [&](const Span &span) {
+        CHECK_FOR_INTERRUPTS();
         if (direct)
             visit_direct(v, &table, span, &progress);
         else

@@ -86,7 +86,7 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
         for (size_t i = 0; i < group; ++i) std::copy_n(some + i * n, count, all + (h * group + i) * total + first);
     };
     visit_sealed(c, s, look.layer, take);
-    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take);
+    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take, look_for_interrupts);
     return all;
 }
 
