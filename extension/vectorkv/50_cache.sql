@@ -5,11 +5,28 @@ CREATE FUNCTION kv.new_id() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'kv_new_id' LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION kv.new_id() IS 'a random 64-bit identifier';
 
+-- A relation, as regclass. Of a name that nothing bears here it warns, and is none: a dump may leave tables out. It never takes a number.
+CREATE TYPE kv.relation;
+CREATE FUNCTION kv.relation_in(cstring) RETURNS kv.relation
+	AS 'MODULE_PATHNAME', 'kv_relation_in' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION kv.relation_out(kv.relation) RETURNS cstring
+	AS 'regclassout' LANGUAGE internal STABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION kv.relation_recv(internal) RETURNS kv.relation
+	AS 'regclassrecv' LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION kv.relation_send(kv.relation) RETURNS bytea
+	AS 'regclasssend' LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE;
+CREATE TYPE kv.relation (INPUT = kv.relation_in, OUTPUT = kv.relation_out, RECEIVE = kv.relation_recv, SEND = kv.relation_send,
+	LIKE = pg_catalog.oid);
+COMMENT ON TYPE kv.relation IS 'a relation, as regclass; none where a name that is restored is not there';
+CREATE CAST (kv.relation AS regclass) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (kv.relation AS oid) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (regclass AS kv.relation) WITHOUT FUNCTION AS ASSIGNMENT;
+
 CREATE TABLE kv.caches (
-	cache regclass PRIMARY KEY,
-	sealed regclass NOT NULL,
-	tail regclass NOT NULL,
-	tiles regclass NOT NULL,
+	cache kv.relation PRIMARY KEY,
+	sealed kv.relation NOT NULL,
+	tail kv.relation NOT NULL,
+	tiles kv.relation NOT NULL,
 	layers int NOT NULL,
 	q_heads int NOT NULL,
 	kv_heads int NOT NULL,
@@ -30,16 +47,27 @@ CREATE TABLE kv.caches (
 	rope_frequencies float8[],
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-SELECT pg_catalog.pg_extension_config_dump('kv.caches', '');
+-- A dump has the rows whose tables it has: not those of tables that are gone, or that came to an extension.
+SELECT pg_catalog.pg_extension_config_dump('kv.caches', $$WHERE NOT EXISTS (
+	SELECT FROM pg_catalog.unnest(ARRAY[cache, sealed, tail]::pg_catalog.oid[]) AS t (relid)
+	WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class r WHERE r.oid OPERATOR(pg_catalog.=) t.relid)
+	OR EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+		AND d.objid OPERATOR(pg_catalog.=) t.relid AND d.deptype OPERATOR(pg_catalog.=) 'e'))$$);
 GRANT SELECT ON kv.caches TO PUBLIC;
 COMMENT ON TABLE kv.caches IS 'the caches made by kv.create_cache: their tables, geometry, codec and model';
 
--- The tables of a cache go with the one that it is named by, also where a dump has brought them.
+-- The tables of a cache go with the one that it is named by, also where a dump has brought them. A row whose tables are not there, or are no
+-- cache's, is left out.
 CREATE FUNCTION kv.tie_tables() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'kv_tie_tables' LANGUAGE C;
 REVOKE ALL ON FUNCTION kv.tie_tables() FROM PUBLIC;
-CREATE TRIGGER tie_tables AFTER INSERT ON kv.caches FOR EACH ROW EXECUTE FUNCTION kv.tie_tables();
+CREATE TRIGGER tie_tables BEFORE INSERT ON kv.caches FOR EACH ROW EXECUTE FUNCTION kv.tie_tables();
 ALTER TABLE kv.caches ENABLE ALWAYS TRIGGER tie_tables;
+
+-- The same for the caches of the caller that pg_upgrade has brought, which copies rows as they are. Returns how many were not tied.
+CREATE FUNCTION kv.tie_caches() RETURNS bigint
+	AS 'MODULE_PATHNAME', 'kv_tie_caches' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kv.tie_caches() IS 'ties the tables of the caller''s caches together, so that DROP TABLE ... CASCADE takes them all';
 
 -- On every NAME_tail: sessions forget what they keep of tails when rows are changed by hand.
 CREATE FUNCTION kv.forget_tails() RETURNS trigger

@@ -127,6 +127,43 @@ foreach my $format (qw(binary text))
 	in('postgres', 'DROP TABLE copied');
 }
 
+# What the dump of other caches leaves out: rows of tables that were dropped by hand, whose numbers others may bear where it is restored, and
+# of tables that an extension has taken in.  Where tables were left out by who made the dump, the other caches come back.
+{
+	my $file = $node->basedir . '/parts.sql';
+	$node->safe_psql('postgres', 'CREATE DATABASE parts');
+	in('parts', "CREATE EXTENSION vectorkv CASCADE; CREATE EXTENSION hstore; CREATE SCHEMA scratch; CREATE TABLE stranger (x int)");
+	in('parts', "SELECT kv.create_cache(name, 1, 1, 1, 8) FROM unnest('{kept,gone,scratch.tmp,taken}'::text[]) name; ALTER EXTENSION hstore ADD TABLE taken; ALTER EXTENSION hstore ADD VIEW taken_tile; DROP TABLE gone CASCADE");
+	my $dump = sub { return scalar(`pg_dump -d '@{[$node->connstr('parts')]}' @_`) };
+	my ($rows) = $dump->() =~ /^COPY kv\.caches .*?\n(.*?)^\\\.$/ms;
+	is(join(' ', $rows =~ /^(\S+)/mg), 'public.kept scratch.tmp', 'a dump has the rows of tables that it has');
+	append_to_file($file, $dump->('-N', 'scratch', '-T', 'kept_tail'));
+	append_to_file("$file.more", $dump->('-N', 'scratch'));
+	in('postgres', 'CREATE DATABASE fewer; CREATE DATABASE more');
+	my ($status, $out, $err) = $node->psql('fewer', "\\i $file", on_error_stop => 0);
+	like($err, qr/WARNING: .*the KV cache of table "kept" is not registered: its tail is not there\nHINT: .*kv\.adopt_cache/, 'without one of its tables: a warning');
+	is(in('fewer', 'SELECT count(*) FROM kv.caches'), '0', 'and no cache');
+	($status, $out, $err) = $node->psql('more', "\\i $file.more", on_error_stop => 1);
+	like($err, qr/WARNING: .*relation "scratch\.tmp" does not exist/, 'without the tables of one cache: a warning');
+	is($status . in('more', 'SELECT cache FROM kv.caches'), '0kept', 'and the others are registered');
+	my $row = "SELECT sealed, tail, tiles, layers, q_heads, kv_heads, head_dim, value_dim, values_in_keys, codec, tail_logged, tail_tokens, sink_tokens, row_slots, model, revision, keys FROM kv.caches WHERE cache::oid = 'kept'::regclass";
+	my $ties = "SELECT count(*) FROM pg_depend WHERE deptype = 'a' AND refobjid IN ('stranger'::regclass, 'kept'::regclass) AND classid = 'pg_class'::regclass AND objid IN ('kept_sealed'::regclass, 'kept_tail'::regclass, 'stranger'::regclass)";
+	my $before = in('more', $ties);
+	foreach my $case ([ "'stranger'", qr/is not registered: table "kept_sealed" has another owner|its tables lack a column/ ], [ "(SELECT 'stranger'::regclass::oid::text)", qr/by its number/ ])
+	{
+		(undef, undef, $err) = $node->psql('more', "CREATE TEMP TABLE row AS SELECT $case->[0]::text AS header, * FROM ($row) r; COPY row TO '$file.row'; COPY kv.caches (cache, sealed, tail, tiles, layers, q_heads, kv_heads, head_dim, value_dim, values_in_keys, codec, tail_logged, tail_tokens, sink_tokens, row_slots, model, revision, keys) FROM '$file.row'");
+		like($err, $case->[1], "a row that names a stranger's table $case->[0] is left out");
+		is(in('more', "SELECT count(*) FROM kv.caches"), '1', 'it is not there');
+	}
+	is(in('more', $ties), $before, 'and nothing goes with the stranger');
+
+	# What pg_upgrade leaves: the rows, and no dependencies.
+	in('more', "DELETE FROM pg_depend WHERE deptype = 'a' AND refobjid = 'kept'::regclass AND objid IN ('kept_sealed'::regclass, 'kept_tail'::regclass)");
+	is(in('more', 'SELECT kv.tie_caches()') . in('more', 'SELECT kv.tie_caches()') . in('more', $ties), "10$before", 'kv.tie_caches ties what is not tied');
+	in('more', 'DROP TABLE kept CASCADE');
+	is(in('more', "SELECT count(*) FROM pg_class WHERE relname LIKE 'kept%'"), '0', 'DROP TABLE takes them all again');
+}
+
 # A hint is a command that finds the tables, whatever their names.
 {
 	my ($status, $out, $err) = $node->psql('postgres', q{CREATE TABLE "Chat C" (LIKE chat INCLUDING ALL); SELECT kv.adopt_cache('public."Chat C"', 1, 1, 1, 8)});

@@ -43,4 +43,21 @@ $subscriber->safe_psql('postgres', 'DROP SUBSCRIPTION copy');
 is($subscriber->safe_psql('postgres', "SELECT kv.append('chat', 10, k(120, 100), v(120, 100))"), '220', 'its sequences take tokens');
 ok_cache($subscriber, 'chat', 'sound at the end');
 
+# A publication of all tables has kv.caches, too: a cache that both have made, and one that the publisher alone has, stop nothing.
+$publisher->safe_psql('postgres', 'CREATE TABLE plain (id int PRIMARY KEY)');
+$subscriber->safe_psql('postgres', 'CREATE TABLE plain (id int PRIMARY KEY)');
+$publisher->safe_psql('postgres', 'CREATE PUBLICATION everything FOR ALL TABLES');
+$subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION everything CONNECTION '$connection' PUBLICATION everything WITH (copy_data = off)");
+$subscriber->wait_for_subscription_sync($publisher, 'everything');
+create_cache($_, 'twice', "codec => 'int8'") foreach $subscriber, $publisher;
+$publisher->safe_psql('postgres', "SELECT kv.append('twice', 1, k(0, 50), v(0, 50))");
+$subscriber->safe_psql('postgres', 'ALTER SUBSCRIPTION everything REFRESH PUBLICATION');
+$subscriber->wait_for_subscription_sync($publisher, 'everything');
+create_cache($publisher, 'alone', "codec => 'int8'");
+$publisher->safe_psql('postgres', 'INSERT INTO plain VALUES (1)');
+$publisher->wait_for_catchup('everything');
+is($subscriber->safe_psql('postgres', 'SELECT count(*) FROM plain'), '1', 'replication of all tables goes on');
+is($subscriber->safe_psql('postgres', 'SELECT string_agg(cache::text, $$ $$ ORDER BY cache::text) FROM kv.caches'), 'chat twice', 'the caches are those that were made there');
+is(attend_all($subscriber, 'twice'), attend_all($publisher, 'twice'), 'and answer as the publisher does');
+
 done_testing();

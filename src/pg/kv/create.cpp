@@ -203,6 +203,8 @@ void register_cache(FunctionCallInfo fcinfo, const Request &r)
         "INSERT INTO kv.caches VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
         "$18, $19, $20, $21, $22)",
         kColumns, types, values, nulls, false, 0);
+    if (SPI_processed != 1)  // the trigger of kv.caches said why
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("\"%s\" is not registered as a KV cache", r.name));
     SetUserIdAndSecContext(user, flags);
 }
 
@@ -259,29 +261,6 @@ SQL_FUNCTION(kv_create_cache)
                 errhint("Models with multi-head latent attention scale by the dimension that keys have before they are compressed, "
                         "for example 1 / sqrt(192): pass it as scale."));
     PG_RETURN_OID(header);
-}
-
-// On every new row of kv.caches, also one that a dump brings: the tables go with the one that the cache is named by.
-SQL_FUNCTION(kv_tie_tables)
-{
-    if (!CALLED_AS_TRIGGER(fcinfo))
-        ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("kv.tie_tables is a trigger"));
-    const auto *trigger = reinterpret_cast<const TriggerData *>(fcinfo->context);
-    TupleDesc desc = RelationGetDescr(trigger->tg_relation);
-    if (!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || desc->natts < 3)
-        ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("kv.tie_tables is a trigger of kv.caches"));
-    auto table = [&](AttrNumber column) {
-        bool null;
-        const Datum value = heap_getattr(trigger->tg_trigtuple, column, desc, &null);
-        if (null || TupleDescAttr(desc, column - 1)->atttypid != REGCLASSOID) return ObjectAddress{};
-        return ObjectAddress{RelationRelationId, DatumGetObjectId(value), 0};
-    };
-    const ObjectAddress header = table(1);
-    for (AttrNumber column : {2, 3}) {
-        const ObjectAddress part = table(column);
-        if (get_rel_name(header.objectId) && get_rel_name(part.objectId)) recordDependencyOn(&part, &header, DEPENDENCY_AUTO);
-    }
-    return PointerGetDatum(nullptr);
 }
 
 // Works with what is left of a cache, too.

@@ -86,7 +86,7 @@ constexpr Statement kStatements[kPlans] = {
 #undef VKV_HEADER
 #undef VKV_OWN
 
-Oid type_of(const Cache *c, char letter)
+Oid type_of(Oid tile_type, char letter)
 {
     switch (letter) {
         case '8':
@@ -100,7 +100,7 @@ Oid type_of(const Cache *c, char letter)
         case 'I':
             return INT4ARRAYOID;
         case 'T':
-            return c->tile_type;
+            return tile_type;
         default:
             return BYTEAOID;
     }
@@ -143,7 +143,7 @@ char *filled(const Cache *c, const char *text, std::initializer_list<Filling> mo
     return sql.data;
 }
 
-void check_columns(const Cache *c)
+bool has_columns(const Oid tables[3], Oid tile_type, OtherColumn *other)
 {
     struct Column {
         const char *name;
@@ -152,16 +152,23 @@ void check_columns(const Cache *c)
     constexpr Column kHeader[] = {{"seq", '8'}, {"length", '4'}, {"sealed", '4'}, {"epoch", '8'}, {"extents", 'E'}, {"stops", 'I'}};
     constexpr Column kSealed[] = {{"extent", '8'}, {"layer", '2'}, {"head", '2'}, {"pos", '4'}, {"tile", 'T'}};
     constexpr Column kTail[] = {{"extent", '8'}, {"chunk", '4'}, {"pos", '4'}, {"kv", 'B'}};
-    auto check = [c](Oid table, const auto &columns) {
+    auto has = [&](Oid table, const auto &columns) {
         for (const Column &column : columns) {
             const AttrNumber number = get_attnum(table, column.name);
             const Oid found = number == InvalidAttrNumber ? InvalidOid : get_atttype(table, number);
-            if (found != type_of(c, column.type)) other_type(c, column.name, found, type_of(c, column.type));
+            *other = {column.name, found, type_of(tile_type, column.type)};
+            if (found != other->wanted) return false;
         }
+        return true;
     };
-    check(c->header, kHeader);
-    check(c->sealed, kSealed);
-    check(c->tail, kTail);
+    return has(tables[0], kHeader) && has(tables[1], kSealed) && has(tables[2], kTail);
+}
+
+void check_columns(const Cache *c)
+{
+    const Oid tables[] = {c->header, c->sealed, c->tail};
+    OtherColumn other;
+    if (!has_columns(tables, c->tile_type, &other)) other_type(c, other.name, other.found, other.wanted);
 }
 
 SPIPlanPtr plan_of(Cache *c, Plan plan)
@@ -172,7 +179,7 @@ SPIPlanPtr plan_of(Cache *c, Plan plan)
     char *text = filled(c, statement.text);
     Oid types[8];
     int count = 0;
-    for (const char *letter = statement.parameters; *letter; ++letter) types[count++] = type_of(c, *letter);
+    for (const char *letter = statement.parameters; *letter; ++letter) types[count++] = type_of(c->tile_type, *letter);
     SPIPlanPtr made = SPI_prepare(text, count, types);
     if (!made) elog(ERROR, "could not prepare \"%s\": %s", text, SPI_result_code_string(SPI_result));
     SPI_keepplan(made);
@@ -191,7 +198,7 @@ void check_result(const Cache *c, Plan plan)
                 errhint("Rules on the tables of a cache must not change what is selected."));
     for (int i = 0; i < count; ++i) {
         const Form_pg_attribute column = TupleDescAttr(SPI_tuptable->tupdesc, i);
-        const Oid wanted = type_of(c, types[i]);
+        const Oid wanted = type_of(c->tile_type, types[i]);
         if (column->atttypid != wanted) other_type(c, NameStr(column->attname), column->atttypid, wanted);
     }
 }

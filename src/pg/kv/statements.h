@@ -51,6 +51,13 @@ SPIPlanPtr plan_of(Cache *cache, Plan plan);
 // Raises unless SPI_tuptable has the columns, by type, that the statement asks for; run_plan does it.
 void check_result(const Cache *cache, Plan plan);
 
+// Have header, sealed tiles and tail the columns that statements name, of the types that kv.create_cache gave them? Else the first
+// that is another.
+struct OtherColumn {
+    const char *name;
+    Oid found, wanted;  // InvalidOid: there is none
+};
+bool has_columns(const Oid tables[3], Oid tile_type, OtherColumn *other);
 // Raises unless the columns that statements name have the types that kv.create_cache gave them.
 void check_columns(const Cache *cache);
 
