@@ -123,6 +123,7 @@ SKIP:
 $node->safe_psql('postgres', <<'SQL');
 CREATE FUNCTION same(n int, variadic shape int[]) RETURNS kv.tensor LANGUAGE sql AS $$ SELECT kv.reshape(array_fill(1::real, ARRAY[n])::kv.tensor, shape) $$;
 SELECT kv.create_cache('tiny', 1, 1, 1, 1, tail_tokens => 8);
+SELECT kv.append('tiny', 0, same(1500000, 1, 1, 1500000, 1), same(1500000, 1, 1, 1500000, 1));
 SELECT kv.append('tiny', 1, same(1, 1, 1, 1, 1), same(1, 1, 1, 1, 1));
 INSERT INTO tiny (seq) SELECT generate_series(2, 30000);
 SELECT kv.create_cache('many', 1, 1, 1, 1);
@@ -131,13 +132,16 @@ SQL
 SKIP:
 {
 	my ($library, $most) = ($node->basedir . '/poll_gap.so', 50);
-	skip 'no C compiler or no headers', 6 unless -e $library;
+	skip 'no C compiler or no headers', 9 unless -e $library;
 	my @calls = (
-		[ 'sequences that the planner finds' => "kv.attend('tiny', (SELECT array_agg(seq ORDER BY seq) FROM tiny), 0, same(30000, 30000, 1, 1))", 'BEGIN ISOLATION LEVEL SERIALIZABLE' ],
+		[ 'sequences that the planner finds' => "kv.attend('tiny', (SELECT array_agg(seq ORDER BY seq) FROM tiny WHERE seq > 0), 0, same(30000, 30000, 1, 1))", 'BEGIN ISOLATION LEVEL SERIALIZABLE' ],
 		[ sequences => "kv.attend('tiny', array_fill(1::bigint, '{100000}'), 0, same(100000, 100000, 1, 1))" ],
 		[ layers => "kv.attend_layers('tiny', '{1}', array_fill(0, '{100000}'), same(100000, 100000, 1, 1, 1))" ],
 		[ 'tokens of the caller' => "kv.attend('tiny', '{1}', 0, same(1000, 1, 1, 1000, 1), k => same(300000, 1, 1, 300000, 1), v => same(300000, 1, 1, 300000, 1))" ],
-		[ queries => "kv.attend('tiny', '{1}', 0, same(500000, 1, 1, 500000, 1), causal => false)" ]);
+		[ queries => "kv.attend('tiny', '{1}', 0, same(500000, 1, 1, 500000, 1), causal => false)" ],
+		[ partial => "kv.partial(same(1500000, 1, 1500000, 1), (SELECT tile FROM tiny_tile WHERE seq = 0 ORDER BY pos DESC LIMIT 1))" ],
+		[ attention => "(SELECT kv.attention(same(1500000, 1, 1500000, 1), tile) FROM (SELECT tile FROM tiny_tile WHERE seq = 0 ORDER BY pos DESC LIMIT 1) x)" ],
+		[ weights => "(SELECT count(*) FROM kv.weights('tiny', 0, 0, same(1, 1, 1)))" ]);
 	foreach my $call (@calls)
 	{
 		my ($name, $sql, $begin) = @$call;

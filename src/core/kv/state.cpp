@@ -70,7 +70,7 @@ void check_state(const StateView &state, Errc code, Poll poll)
     });
 }
 
-void init_state(uint32_t rows, uint32_t dim, void *out)
+void init_state(uint32_t rows, uint32_t dim, void *out, Poll poll)
 {
     auto &header = *static_cast<StateHeader *>(out);
     header.version = kStateVersion;
@@ -79,7 +79,9 @@ void init_state(uint32_t rows, uint32_t dim, void *out)
     header.dim = dim;
     float *values = reinterpret_cast<float *>(static_cast<char *>(out) + sizeof(StateHeader));
     const size_t floats = static_cast<size_t>(rows) * (2 + static_cast<size_t>(dim));
-    for (size_t i = 0; i < floats; ++i) values[i] = i < rows ? -std::numeric_limits<float>::infinity() : 0;
+    by_pieces(floats, piece_of(sizeof(float)), poll, [&](size_t first, size_t n) {
+        for (size_t i = first; i < first + n; ++i) values[i] = i < rows ? -std::numeric_limits<float>::infinity() : 0;
+    });
 }
 
 }  // namespace vkv::kv

@@ -44,6 +44,6 @@ StateView view_state(const void *state, size_t bytes, Errc code = Errc::invalid_
 void check_state(const StateView &state, Errc code = Errc::invalid_binary, Poll poll = nullptr);
 
 // Everything of the header but the varlena word, and a state that has seen nothing behind it: state_bytes(rows, dim) bytes.
-void init_state(uint32_t rows, uint32_t dim, void *out);
+void init_state(uint32_t rows, uint32_t dim, void *out, Poll poll = nullptr);
 
 }  // namespace vkv::kv

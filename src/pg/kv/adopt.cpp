@@ -144,6 +144,7 @@ void check_tiles(const Request &r)
     execute("SELECT layer, head, pos, tile FROM ONLY %s WHERE extent OPERATOR(pg_catalog.=) (SELECT extent FROM ONLY %s LIMIT 1)",
             quoted(r, "_sealed"), quoted(r, "_sealed"));
     for (uint64_t i = 0; i < SPI_processed; ++i) {
+        CHECK_FOR_INTERRUPTS();
         bool null;
         const TileView tile = view_of(datum_tile(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4, &null)));
         if (tile.heads != r.kv_heads || tile.dim_k != r.head_dim || tile.dim_v != r.value_dim || tile.flags != r.flags())

@@ -51,7 +51,7 @@ void flatten(ExpandedObjectHeader *header, void *result, Size size)
 {
     PartialAttention &attention = from_header(header)->group->attention;
     auto *state = static_cast<StateHeader *>(result);
-    init_state(static_cast<uint32_t>(attention.rows()), static_cast<uint32_t>(attention.dim()), state);
+    init_state(static_cast<uint32_t>(attention.rows()), static_cast<uint32_t>(attention.dim()), state, look_for_interrupts);
     SET_VARSIZE(state, size);
     attention.merge_into(state);
 }
@@ -127,7 +127,7 @@ Datum add_to_flat(FunctionCallInfo fcinfo, bool owned, const QueryArguments &arg
     auto *state = const_cast<StateHeader *>(given);
     if (!owned && PointerGetDatum(given) == PG_GETARG_DATUM(0)) {
         state = static_cast<StateHeader *>(palloc(VARSIZE(given)));
-        memcpy(state, given, VARSIZE(given));
+        copy_data(state, given, VARSIZE(given));
     }
     attention->merge_into(state);
     return PointerGetDatum(state);

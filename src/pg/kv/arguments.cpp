@@ -84,6 +84,17 @@ const uint16_t *finite_halves(const TensorView &tensor, const char *name)
     return halves;
 }
 
+const float *floats_of(const TensorView &tensor)
+{
+    const size_t n = tensor.elements();
+    auto *floats =
+        pg_call([&] { return static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(float) + 64)); });
+    by_pieces(n, piece_of(sizeof(float)), look_for_interrupts, [&](size_t first, size_t count) {
+        to_f32(tensor.dtype, static_cast<const char *>(tensor.data) + first * dtype_bytes(tensor.dtype), floats + first, count);
+    });
+    return floats;
+}
+
 size_t first_not_finite(const TensorView &tensor)
 {
     const size_t n = tensor.elements();

@@ -36,6 +36,8 @@ std::span<const uint8_t> rest_of_message(FunctionCallInfo fcinfo);
 // The values of a tensor as halves, copied to the current memory context. Throws Error that names the tensor and the place of a
 // value that is NaN, infinite (data_exception) or beyond the range of a half (numeric_overflow).
 const uint16_t *finite_halves(const TensorView &tensor, const char *name);
+// The same as floats, whatever they are.
+const float *floats_of(const TensorView &tensor);
 
 // A row of the function's OUT parameters.
 Datum make_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls);

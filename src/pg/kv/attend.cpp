@@ -164,16 +164,6 @@ void read_layers(FunctionCallInfo fcinfo, AttendRequest *r, bool many_layers)
     });
 }
 
-const float *floats_of(const TensorView &q)
-{
-    const size_t n = q.elements();
-    auto *floats = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(float) + 64));
-    by_pieces(n, piece_of(sizeof(float)), look_for_interrupts, [&](size_t first, size_t count) {
-        to_f32(q.dtype, static_cast<const char *>(q.data) + first * dtype_bytes(q.dtype), floats + first, count);
-    });
-    return floats;
-}
-
 Result make_result(const AttendRequest &r, bool want_lse)
 {
     uint32_t shape[kMaxTensorDims];

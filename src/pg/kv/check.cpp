@@ -147,6 +147,7 @@ void check_strays(Cache *c, Report *report, Plan plan, Datum *values, const char
 {
     const uint64_t rows = run_plan(c, plan, values, true);
     for (uint64_t i = 0; i < rows; ++i) {
+        CHECK_FOR_INTERRUPTS();
         const Problem p = read(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, report);
         report->layer = p.layer;
         report->put(p.has_seq, p.head, p.position, what);

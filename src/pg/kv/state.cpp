@@ -61,10 +61,12 @@ TensorHeader *lse_of(const StateView &state)
     const uint32_t shape[1] = {state.rows};
     TensorHeader *lse = make_tensor(Dtype::f32, 1, shape);
     auto *out = static_cast<float *>(tensor_data(lse));
-    for (uint32_t row = 0; row < state.rows; ++row) {
-        const double m = static_cast<double>(state.m[row]), l = static_cast<double>(state.l[row]);
-        out[row] = l > 0 ? static_cast<float>(m + std::log(l)) : -std::numeric_limits<float>::infinity();
-    }
+    by_pieces(state.rows, piece_of(sizeof(double)), look_for_interrupts, [&](size_t first, size_t rows) {
+        for (size_t row = first; row < first + rows; ++row) {
+            const double m = static_cast<double>(state.m[row]), l = static_cast<double>(state.l[row]);
+            out[row] = l > 0 ? static_cast<float>(m + std::log(l)) : -std::numeric_limits<float>::infinity();
+        }
+    });
     return lse;
 }
 

@@ -2,6 +2,7 @@
 
 #include "pg/kv/state_partial.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -18,10 +19,16 @@ namespace {
 // rotated; a dimension of keys that are turned: their block, and the angles.
 constexpr size_t kHeadBytes = 3072;
 constexpr int kQueryBytes = 16, kTurnedBytes = 176;
+constexpr int kMostRows = 1024;  // of a part
 
 bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
 {
-    return kept.size() == n && memcmp(kept.data(), bytes, n) == 0;
+    if (kept.size() != n) return false;
+    bool same = true;
+    by_pieces(n, kPollBytes, look_for_interrupts, [&](size_t at, size_t count) {
+        same = same && memcmp(kept.data() + at, static_cast<const uint8_t *>(bytes) + at, count) == 0;
+    });
+    return same;
 }
 
 [[noreturn]] void refuse_change()
@@ -33,7 +40,10 @@ bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
 void keep_bytes(std::vector<uint8_t> *kept, const void *bytes, size_t n)
 {
     const auto *from = static_cast<const uint8_t *>(bytes);
-    kept->assign(from, from + n);
+    kept->clear();
+    kept->reserve(n);
+    by_pieces(n, kPollBytes, look_for_interrupts,
+              [&](size_t at, size_t count) { kept->insert(kept->end(), from + at, from + at + count); });
 }
 
 void check_query(const TensorView &q, const TileView &tile)
@@ -143,14 +153,24 @@ void PartialAttention::check_geometry(const TensorView &q, const TileView &tile)
     dim_v_ = tile.dim_v;
 }
 
+int PartialAttention::rows_of(size_t part) const { return std::min(head_rows_ - static_cast<int>(part) * kMostRows, kMostRows); }
+
 PartialAttention::Head &PartialAttention::head(const TileView &tile)
 {
     std::unique_ptr<Head> &head = heads_[static_cast<size_t>(tile.head)];
     if (!head) {
-        head = std::make_unique<Head>();
-        head->sums.reset(head_rows_, dim_v_);
-        bytes_ += kHeadBytes + static_cast<size_t>(head_rows_) * static_cast<size_t>(kQueryBytes * dim_k_) + head->sums.bytes();
-        if (tile.before_rope()) bytes_ += static_cast<size_t>(kTurnedBytes * dim_k_);
+        auto made = std::make_unique<Head>();
+        made->parts.resize((static_cast<size_t>(head_rows_) + kMostRows - 1) / kMostRows);
+        size_t bytes = 0;
+        for (size_t i = 0; i < made->parts.size(); ++i) {
+            look_for_interrupts();
+            Accumulator &sums = made->parts[i].sums;
+            sums.reset(rows_of(i), dim_v_);
+            bytes += kHeadBytes + static_cast<size_t>(rows_of(i)) * static_cast<size_t>(kQueryBytes * dim_k_) + sums.bytes();
+            if (tile.before_rope()) bytes += static_cast<size_t>(kTurnedBytes * dim_k_);
+        }
+        head = std::move(made);
+        bytes_ += bytes;
     }
     return *head;
 }
@@ -164,9 +184,17 @@ void PartialAttention::take_queries(Head *head, const TileView &tile, const Tens
     if (head->scaling == scaling && same_bytes(head->values, values, bytes)) return;
     if (head->seen) refuse_change();
     const Factors factors = factors_of(scaling, dim_k_);
-    scratch_.resize(n);
-    to_f32(q.dtype, values, scratch_.data(), n);
-    head->queries.set(scratch_.data(), head_rows_, dim_k_, factors.scale, factors.softcap);
+    head->values.clear();
+    head->pointer.clear();
+    scratch_.resize(std::min(n, static_cast<size_t>(kMostRows) * static_cast<size_t>(dim_k_)));
+    const uint8_t *from = values;
+    for (size_t i = 0; i < head->parts.size(); ++i) {
+        look_for_interrupts();
+        const size_t some = static_cast<size_t>(rows_of(i)) * static_cast<size_t>(dim_k_);
+        to_f32(q.dtype, from, scratch_.data(), some);
+        head->parts[i].queries.set(scratch_.data(), rows_of(i), dim_k_, factors.scale, factors.softcap);
+        from += some * dtype_bytes(q.dtype);
+    }
     keep_bytes(&head->values, values, bytes);
     head->scaling = scaling;
 }
@@ -193,17 +221,23 @@ void PartialAttention::add(const QueryArguments &arguments, const TileView &tile
     Selection selection;
     selection.rope = rope;
     selection.next = likely_next(tile);
-    bytes_ -= mine->sums.bytes();
-    mine->sums.add(mine->queries, tile, selection);
-    bytes_ += mine->sums.bytes();
-    mine->seen = seen_ = true;
+    for (Part &part : mine->parts) {
+        const size_t before = part.sums.bytes();
+        part.sums.add(part.queries, tile, selection);
+        bytes_ += part.sums.bytes() - before;
+        mine->seen = seen_ = true;
+        look_for_interrupts();
+    }
 }
 
 void PartialAttention::clear()
 {
     for (std::unique_ptr<Head> &head : heads_) {
         if (!head || !head->seen) continue;
-        head->sums.reset(head_rows_, dim_v_);
+        for (size_t i = 0; i < head->parts.size(); ++i) {
+            look_for_interrupts();
+            head->parts[i].sums.reset(rows_of(i), dim_v_);
+        }
         head->seen = false;
     }
     seen_ = false;
@@ -216,14 +250,17 @@ void PartialAttention::merge_into(StateHeader *state)
                                                   state->rows, state->dim, rows_, dim_v_));
     }
     auto *m = reinterpret_cast<float *>(state + 1), *l = m + rows_, *o = l + rows_;
-    const size_t head_rows = static_cast<size_t>(head_rows_), dim = static_cast<size_t>(dim_v_);
-    scratch_.resize(head_rows * (dim + 2));
-    float *m2 = scratch_.data(), *l2 = m2 + head_rows, *o2 = l2 + head_rows;
+    const size_t dim = static_cast<size_t>(dim_v_), most = static_cast<size_t>(std::min(head_rows_, kMostRows));
+    scratch_.resize(most * (dim + 2));
+    float *m2 = scratch_.data(), *l2 = m2 + most, *o2 = l2 + most;
     for (size_t i = 0; i < heads_.size(); ++i) {
         if (!heads_[i] || !heads_[i]->seen) continue;
-        const size_t row = i * head_rows;
-        heads_[i]->sums.state(m2, l2, o2);
-        merge_states(head_rows_, dim_v_, m + row, l + row, o + row * dim, m2, l2, o2);
+        size_t row = i * static_cast<size_t>(head_rows_);
+        for (size_t p = 0; p < heads_[i]->parts.size(); ++p, row += most) {
+            look_for_interrupts();
+            heads_[i]->parts[p].sums.state(m2, l2, o2);
+            merge_states(rows_of(p), dim_v_, m + row, l + row, o + row * dim, m2, l2, o2);
+        }
     }
 }
 

@@ -46,9 +46,13 @@ public:
     void merge_into(StateHeader *state);
 
 private:
-    struct Head {
+    // Some of a head's rows: what is done for each of them takes a few milliseconds at most, whatever q is.
+    struct Part {
         Queries queries;
         Accumulator sums;
+    };
+    struct Head {
+        std::vector<Part> parts;
         bool seen = false;
         Scaling scaling;
         std::vector<uint8_t> values;   // of q: the rows of this head
@@ -57,6 +61,7 @@ private:
     const Rope *rope_for(const varlena *given, const TileView &tile);
     void check_geometry(const TensorView &q, const TileView &tile);
     Head &head(const TileView &tile);
+    int rows_of(size_t part) const;
     void take_queries(Head *head, const TileView &tile, const TensorView &q, const Scaling &scaling);
 
     int rows_ = 0, head_rows_ = 0, kv_heads_ = 0, dim_k_ = 0, dim_v_ = 0;

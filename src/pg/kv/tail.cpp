@@ -153,6 +153,7 @@ void gather_direct(Gather *gather, const Sequence *s, const DirectTable &table)
         ScanKeyInit(&keys[3], 3, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(gather->range().to));
         scan.start(keys, 4);
         while (TupleTableSlot *slot = scan.next()) {
+            CHECK_FOR_INTERRUPTS();
             bool null;
             const int32_t pos = DatumGetInt32(slot_getattr(slot, 3, &null));
             gather->expect(chunk, pos);
@@ -171,6 +172,7 @@ void gather_planned(Gather *gather, Cache *c, const Sequence *s, bool read_only)
                       Int32GetDatum(gather->first_chunk()), Int32GetDatum(gather->last_chunk())};
     run_plan(c, Plan::tail_read, values, read_only);
     for (uint64_t i = 0; i < SPI_processed; ++i) {
+        CHECK_FOR_INTERRUPTS();
         HeapTuple row = SPI_tuptable->vals[i];
         TupleDesc desc = SPI_tuptable->tupdesc;
         bool null;

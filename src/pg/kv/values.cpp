@@ -80,7 +80,7 @@ StateHeader *make_state(int rows, int dim)
     const size_t bytes = state_bytes(n, width);
     auto *state = pg_call([&] { return static_cast<StateHeader *>(palloc(bytes)); });
     SET_VARSIZE(state, bytes);
-    init_state(n, width, state);
+    init_state(n, width, state, look_for_interrupts);
     return state;
 }
 

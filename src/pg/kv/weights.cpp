@@ -20,7 +20,7 @@ struct Look {
     int layer;
     float scale, softcap;
     int32_t window, sinks;
-    const float *q;  // [q_heads][dim_k]
+    const float *q;  // [q_heads][dim_k], at most 2^20 times 1024
     size_t heads() const { return static_cast<size_t>(cache->q_heads); }
     size_t group() const { return static_cast<size_t>(cache->group()); }
     size_t dim() const { return static_cast<size_t>(cache->dim_k); }
@@ -49,10 +49,25 @@ Look read_look(FunctionCallInfo fcinfo)
     if (look.sinks < 0) throw Error(Errc::invalid_parameter, message("sinks must be at least 0, not %d", look.sinks));
     look.scale = static_cast<float>(scale);
     look.softcap = static_cast<float>(softcap);
-    auto *values = static_cast<float *>(palloc(q.elements() * sizeof(float)));
-    to_f32(q.dtype, q.data, values, q.elements());
-    look.q = values;
+    look.q = floats_of(q);
     return look;
+}
+
+// Query heads of a group at a time: what is done for them and a tile takes a few milliseconds at most.
+constexpr size_t kMostRows = 1024;
+
+// The queries of every KV head, [kv_heads][parts].
+std::vector<Queries> *queries_of(const Look &look)
+{
+    const size_t parts = (look.group() + kMostRows - 1) / kMostRows, heads = static_cast<size_t>(look.cache->kv_heads);
+    auto *queries = own<std::vector<Queries>>(CurrentMemoryContext, heads * parts);
+    for (size_t i = 0; i < queries->size(); ++i) {
+        look_for_interrupts();
+        const size_t first = i % parts * kMostRows, row = i / parts * look.group() + first;
+        (*queries)[i].set(look.q + row * look.dim(), static_cast<int>(std::min(kMostRows, look.group() - first)), look.cache->dim_k,
+                          look.scale, look.softcap);
+    }
+    return queries;
 }
 
 // The logits of every query head for every token: [q_heads][total].
@@ -60,15 +75,15 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
 {
     Cache *c = look.cache;
     const size_t total = static_cast<size_t>(s->sealed) + static_cast<size_t>(tail.tokens), group = look.group();
+    const size_t most = std::min(group, kMostRows);
     expect_sealed(c, s, look.layer, {0, s->sealed}, 4.0 * static_cast<double>(look.heads()) * static_cast<double>(total));
     auto *all = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, look.heads() * total * sizeof(float) + 64));
-    auto *some = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, group * kMaxTileData * sizeof(float)));
-    auto *queries = own<std::vector<Queries>>(CurrentMemoryContext, static_cast<size_t>(c->kv_heads));
-    for (size_t h = 0; h < queries->size(); ++h)
-        (*queries)[h].set(look.q + h * group * look.dim(), static_cast<int>(group), c->dim_k, look.scale, look.softcap);
+    auto *some = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, most * kMaxTileData * sizeof(float)));
+    const auto *queries = queries_of(look);
+    const size_t parts = queries->size() / static_cast<size_t>(c->kv_heads);
     const auto end = static_cast<int32_t>(total);
-    auto *sights = static_cast<Sight *>(palloc(sizeof(Sight) * group));
-    for (size_t i = 0; i < group; ++i) sights[i] = {look.window > 0 ? std::max(end - look.window, 0) : 0, end};
+    auto *sights = static_cast<Sight *>(palloc(sizeof(Sight) * most));
+    for (size_t i = 0; i < most; ++i) sights[i] = {look.window > 0 ? std::max(end - look.window, 0) : 0, end};
     auto take = [&](const TileView &tile, int32_t to) {
         Selection selection;
         selection.to = to;
@@ -81,9 +96,14 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
         if (tile.head < 0 || tile.head >= c->kv_heads || tile.first < 0 || first >= stop)
             throw Error(Errc::data_corrupted, message("a tile of sequence %lld in cache \"%s\" at position %d lies outside of it",
                                                       static_cast<long long>(s->seq), c->name, tile.first));
-        logits((*queries)[h], tile, selection, some);
         const size_t count = std::min(n, stop - first);
-        for (size_t i = 0; i < group; ++i) std::copy_n(some + i * n, count, all + (h * group + i) * total + first);
+        for (size_t part = 0; part < parts; ++part) {
+            look_for_interrupts();
+            const Queries &rows = (*queries)[h * parts + part];
+            logits(rows, tile, selection, some);
+            float *out = all + (h * group + part * kMostRows) * total + first;
+            for (size_t i = 0; i < static_cast<size_t>(rows.rows()); ++i) std::copy_n(some + i * n, count, out + i * total);
+        }
     };
     visit_sealed(c, s, look.layer, take);
     for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take, look_for_interrupts);
@@ -92,16 +112,22 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
 
 void put_weights(ReturnSetInfo *info, size_t head, const float *logit, size_t total)
 {
+    constexpr size_t kTokens = 16384;  // between two looks for interrupts
     double most = -INFINITY, sum = 0;
-    for (size_t t = 0; t < total; ++t) most = std::max(most, static_cast<double>(logit[t]));
-    for (size_t t = 0; t < total; ++t) sum += std::exp(static_cast<double>(logit[t]) - most);
-    for (size_t t = 0; t < total; ++t) {
-        if (std::isinf(logit[t])) continue;  // outside the window
+    auto each = [&](auto &&use) {
+        by_pieces(total, kTokens, look_for_interrupts, [&](size_t first, size_t n) {
+            for (size_t t = first; t < first + n; ++t) use(t);
+        });
+    };
+    each([&](size_t t) { most = std::max(most, static_cast<double>(logit[t])); });
+    each([&](size_t t) { sum += std::exp(static_cast<double>(logit[t]) - most); });
+    each([&](size_t t) {
+        if (std::isinf(logit[t])) return;  // outside the window
         Datum values[] = {Int32GetDatum(static_cast<int32>(t)), Int32GetDatum(static_cast<int32>(head)),
                           Float4GetDatum(static_cast<float>(std::exp(static_cast<double>(logit[t]) - most) / sum))};
         bool nulls[3] = {};
         tuplestore_putvalues(info->setResult, info->setDesc, values, nulls);
-    }
+    });
 }
 
 }  // namespace
