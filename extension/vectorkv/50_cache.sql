@@ -5,7 +5,8 @@ CREATE FUNCTION kv.new_id() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'kv_new_id' LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION kv.new_id() IS 'a random 64-bit identifier';
 
--- A relation, as regclass. Of a name that nothing bears here it warns, and is none: a dump may leave tables out. It never takes a number.
+-- A relation, as regclass. Of a name that nothing bears here it warns, and is none: a dump may leave tables out. As text it takes no
+-- number; in binary form there is nothing else, and kv.tie_tables looks at what it means.
 CREATE TYPE kv.relation;
 CREATE FUNCTION kv.relation_in(cstring) RETURNS kv.relation
 	AS 'MODULE_PATHNAME', 'kv_relation_in' LANGUAGE C STABLE STRICT PARALLEL SAFE;

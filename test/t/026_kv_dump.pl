@@ -91,7 +91,7 @@ foreach my $format (qw(plain custom))
 	my $tokens = "kv.slice((SELECT value FROM kv_sample WHERE name = 'k_post'), 2, 200, 100)";
 	is(in('adopted', "SELECT kv.append('chat', 9, $tokens, $tokens, 200, 'SmolLM2-135M')"), '300', 'adopted: it takes tokens');
 	# Once more, by the call that kv.caches tells.
-	my $call = in('postgres', recipe() =~ /-c "(SELECT format\(.*?'chat'::regclass)"/s ? $1 : die 'no query in the recipe');
+	my $call = in('postgres', recipe() =~ /-c "(SELECT pg_catalog\.format\(.*?'chat'::regclass)"/s ? $1 : die 'no query in the recipe');
 	in('adopted', "DELETE FROM kv.caches; DROP VIEW chat_tile; $call");
 	is(in('adopted', $listed), (grep { /^chat\|/ } split /\n/, $caches)[0], 'adopted: by the call that kv.caches tells');
 	is(in('adopted', "SELECT count(*) > 0 FROM chat_tile WHERE seq = 9"), 't', 'adopted: a missing view is made');

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
 use Test::More;
 use VectorKV;
 
@@ -61,6 +62,36 @@ is($ran, '', 'CREATE EXTENSION in a schema that others may add to runs nothing o
 is($node->safe_psql('shared', 'SELECT count(*) FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.~~) $$vector%$$'), '2', 'both are there') or diag($err);
 ($ran, $err) = foreign('shared', "SELECT kv.create_cache('mine', 1, 1, 1, 8); SELECT kv.enable_tenants('mine', 'stranger'); SELECT kv.collect('mine'); SELECT kv.drop_cache('mine')");
 is($ran, '', "nor do the cache's functions");
+# Queries of docs/kv.md that an administrator runs, with the public schema in his path.
+$node->safe_psql('shared', <<'SQL', extra_params => [ '-U', 'stranger' ]);
+SET client_min_messages = error;
+DO $do$
+DECLARE
+	a text;
+	b text;
+BEGIN
+	FOREACH a IN ARRAY ARRAY['kv.relation', 'oid', 'regclass', 'name'] LOOP
+		FOREACH b IN ARRAY ARRAY['kv.relation', 'oid', 'regclass', 'text'] LOOP
+			CONTINUE WHEN pg_catalog.to_regoperator(pg_catalog.format('public.=(%s, %s)', a, b)) IS NOT NULL;
+			EXECUTE pg_catalog.format('CREATE FUNCTION public.op(%s, %s) RETURNS bool LANGUAGE plpgsql AS ''BEGIN PERFORM public.foreign_code(); RETURN false; END''', a, b);
+			EXECUTE pg_catalog.format('CREATE OPERATOR public.= (FUNCTION = public.op, LEFTARG = %s, RIGHTARG = %s)', a, b);
+		END LOOP;
+	END LOOP;
+END $do$;
+CREATE FUNCTION public.format(text, name, name) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM public.foreign_code(); END';
+CREATE FUNCTION public.format(text, text, int, int, int, int, text, text, int, int, int, bool, text, text, text, float8, int, text, float8[]) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM public.foreign_code(); END';
+SQL
+$node->safe_psql('shared', "SELECT kv.create_cache('chat', 1, 1, 1, 8)");
+my $document = slurp_file("$FindBin::RealBin/../../docs/kv.md");
+my ($move) = $document =~ /psql -At mydb -c "(.*?)" > adopt\.sql/s;
+my ($listed) = $document =~ /^(SELECT cache FROM kv\.caches WHERE EXISTS .*?;)$/m;
+foreach my $query ($move, $listed)
+{
+	ok($query, 'a query of the documents');
+	($ran, $err) = foreign('shared', $query);
+	is($ran, '', 'runs nothing of a stranger') or diag($query);
+	unlike($err, qr/ERROR/, 'and runs');
+}
 is((foreign('shared', 'DROP EXTENSION vector CASCADE'))[0], '', 'nor does dropping them');
 
 $node->safe_psql('postgres', 'CREATE DATABASE squatted; GRANT CREATE ON DATABASE squatted TO stranger');
