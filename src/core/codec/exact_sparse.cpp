@@ -152,11 +152,7 @@ public:
         encode(q, code.data(), nullptr);
         return std::make_unique<SparseScorer>(metric_, false, std::move(code));
     }
-    std::unique_ptr<Scorer> query_code(const uint8_t *code) const override
-    {
-        return std::make_unique<SparseScorer>(metric_, metric_ == Metric::ip,
-                                              std::vector<uint8_t>(code, code + SparseCode(code).bytes()));
-    }
+    std::unique_ptr<Scorer> query_code(const uint8_t *code) const override { return scorer_of(code, metric_ == Metric::ip); }
     std::unique_ptr<Scorer> linker(const VectorView &x) const override
     {
         std::vector<uint8_t> code(code_size(x));
@@ -165,8 +161,7 @@ public:
     }
     std::unique_ptr<Scorer> asking_code(const uint8_t *code) const override
     {
-        if (metric_ != Metric::ip) return nullptr;
-        return std::make_unique<SparseScorer>(metric_, false, std::vector<uint8_t>(code, code + SparseCode(code).bytes()));
+        return metric_ == Metric::ip ? scorer_of(code, false) : nullptr;
     }
     void decode(const uint8_t *, const uint8_t *, float *) const override
     {
@@ -174,6 +169,11 @@ public:
     }
 
 private:
+    std::unique_ptr<Scorer> scorer_of(const uint8_t *code, bool links) const
+    {
+        return std::make_unique<SparseScorer>(metric_, links, std::vector<uint8_t>(code, code + SparseCode(code).bytes()));
+    }
+
     Metric metric_;
     uint32_t dim_;
 };

@@ -24,6 +24,10 @@ namespace vkv::kv {
 // Whether the scores of a row of queries stay finite, whatever the tile. Queries::set refuses rows of which that is not so.
 bool query_fits(const float *q, int dim, float scale);
 
+// How many rows callers hand over at a time: what is done for them, and for them and a tile, takes a few milliseconds at most, and
+// interrupts are looked for between.
+inline constexpr int kMostQueryRows = 1024;
+
 // The queries that share a KV head: rows = (query heads of the group) * (query positions). Forms that a codec needs (digits,
 // rotated) are made when a tile first asks for them.
 class Queries {

@@ -26,9 +26,6 @@ struct Result {
     TensorHeader *output, *lse;
 };
 
-// Rows of queries of a head at a time: what is done for each of them, and each tile's part, takes a few milliseconds at most.
-constexpr size_t kMostRows = 1024;
-
 void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *output, float *lse)
 {
     Cache *c = r.cache;
@@ -41,9 +38,9 @@ void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *outpu
     check_total(r, s, stored);
     const size_t item = r.item(l, b), q_rows = r.heads() * static_cast<size_t>(r.q_len);
     auto add = [heads](const TileView &tile, int32_t to, const void *next) { heads->add(tile, to, next); };
-    for (size_t row = 0; row < r.rows(); row += kMostRows) {
+    for (size_t row = 0; row < r.rows(); row += kMostQueryRows) {
         look_for_interrupts();
-        const QueryRows rows{row, std::min(kMostRows, r.rows() - row)};
+        const QueryRows rows{row, std::min<size_t>(kMostQueryRows, r.rows() - row)};
         heads->begin(r, rows, r.queries + item * q_rows * static_cast<size_t>(c->dim_k), stored);
         visit_sealed(c, &s, r.layer[l], add);
         if (tail->tokens() > 0) {

@@ -19,7 +19,6 @@ namespace {
 // rotated; a dimension of keys that are turned: their block, and the angles.
 constexpr size_t kHeadBytes = 3072;
 constexpr int kQueryBytes = 16, kTurnedBytes = 176;
-constexpr int kMostRows = 1024;  // of a part
 
 bool same_bytes(const std::vector<uint8_t> &kept, const void *bytes, size_t n)
 {
@@ -153,14 +152,17 @@ void PartialAttention::check_geometry(const TensorView &q, const TileView &tile)
     dim_v_ = tile.dim_v;
 }
 
-int PartialAttention::rows_of(size_t part) const { return std::min(head_rows_ - static_cast<int>(part) * kMostRows, kMostRows); }
+int PartialAttention::rows_of(size_t part) const
+{
+    return std::min(head_rows_ - static_cast<int>(part) * kMostQueryRows, kMostQueryRows);
+}
 
 PartialAttention::Head &PartialAttention::head(const TileView &tile)
 {
     std::unique_ptr<Head> &head = heads_[static_cast<size_t>(tile.head)];
     if (!head) {
         auto made = std::make_unique<Head>();
-        made->parts.resize((static_cast<size_t>(head_rows_) + kMostRows - 1) / kMostRows);
+        made->parts.resize((static_cast<size_t>(head_rows_) + kMostQueryRows - 1) / kMostQueryRows);
         size_t bytes = 0;
         for (size_t i = 0; i < made->parts.size(); ++i) {
             look_for_interrupts();
@@ -186,7 +188,7 @@ void PartialAttention::take_queries(Head *head, const TileView &tile, const Tens
     const Factors factors = factors_of(scaling, dim_k_);
     head->values.clear();
     head->pointer.clear();
-    scratch_.resize(std::min(n, static_cast<size_t>(kMostRows) * static_cast<size_t>(dim_k_)));
+    scratch_.resize(std::min(n, static_cast<size_t>(kMostQueryRows) * static_cast<size_t>(dim_k_)));
     const uint8_t *from = values;
     for (size_t i = 0; i < head->parts.size(); ++i) {
         look_for_interrupts();
@@ -250,7 +252,7 @@ void PartialAttention::merge_into(StateHeader *state)
                                                   state->rows, state->dim, rows_, dim_v_));
     }
     auto *m = reinterpret_cast<float *>(state + 1), *l = m + rows_, *o = l + rows_;
-    const size_t dim = static_cast<size_t>(dim_v_), most = static_cast<size_t>(std::min(head_rows_, kMostRows));
+    const size_t dim = static_cast<size_t>(dim_v_), most = static_cast<size_t>(std::min(head_rows_, kMostQueryRows));
     scratch_.resize(most * (dim + 2));
     float *m2 = scratch_.data(), *l2 = m2 + most, *o2 = l2 + most;
     for (size_t i = 0; i < heads_.size(); ++i) {

@@ -53,19 +53,16 @@ Look read_look(FunctionCallInfo fcinfo)
     return look;
 }
 
-// Query heads of a group at a time: what is done for them and a tile takes a few milliseconds at most.
-constexpr size_t kMostRows = 1024;
-
 // The queries of every KV head, [kv_heads][parts].
 std::vector<Queries> *queries_of(const Look &look)
 {
-    const size_t parts = (look.group() + kMostRows - 1) / kMostRows, heads = static_cast<size_t>(look.cache->kv_heads);
+    const size_t parts = (look.group() + kMostQueryRows - 1) / kMostQueryRows, heads = static_cast<size_t>(look.cache->kv_heads);
     auto *queries = own<std::vector<Queries>>(CurrentMemoryContext, heads * parts);
     for (size_t i = 0; i < queries->size(); ++i) {
         look_for_interrupts();
-        const size_t first = i % parts * kMostRows, row = i / parts * look.group() + first;
-        (*queries)[i].set(look.q + row * look.dim(), static_cast<int>(std::min(kMostRows, look.group() - first)), look.cache->dim_k,
-                          look.scale, look.softcap);
+        const size_t first = i % parts * kMostQueryRows, row = i / parts * look.group() + first;
+        (*queries)[i].set(look.q + row * look.dim(), static_cast<int>(std::min<size_t>(kMostQueryRows, look.group() - first)),
+                          look.cache->dim_k, look.scale, look.softcap);
     }
     return queries;
 }
@@ -75,7 +72,7 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
 {
     Cache *c = look.cache;
     const size_t total = static_cast<size_t>(s->sealed) + static_cast<size_t>(tail.tokens), group = look.group();
-    const size_t most = std::min(group, kMostRows);
+    const size_t most = std::min<size_t>(kMostQueryRows, group);
     expect_sealed(c, s, look.layer, {0, s->sealed}, 4.0 * static_cast<double>(look.heads()) * static_cast<double>(total));
     auto *all = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, look.heads() * total * sizeof(float) + 64));
     auto *some = static_cast<float *>(MemoryContextAllocHuge(CurrentMemoryContext, most * kMaxTileData * sizeof(float)));
@@ -101,7 +98,7 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
             look_for_interrupts();
             const Queries &rows = (*queries)[h * parts + part];
             logits(rows, tile, selection, some);
-            float *out = all + (h * group + part * kMostRows) * total + first;
+            float *out = all + (h * group + part * kMostQueryRows) * total + first;
             for (size_t i = 0; i < static_cast<size_t>(rows.rows()); ++i) std::copy_n(some + i * n, count, out + i * total);
         }
     };
