@@ -1,25 +1,19 @@
 # No command on an index goes on for long without looking for interrupts, and no loop of a vacuum without counting its cost. A library in
-# the session measures both in processor time of the backend, which a busy machine does not change (lib/poll_gap.c). What the kernel or a
-# hypervisor does meanwhile may be counted as the backend's, once in a while; a loop that does not look is as long each time. So the shortest
-# of three counts.
+# the session measures both (lib/PollGap.pm).
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
-use File::Temp qw(tempdir);
+use PollGap;
 use Test::More;
 use VectorKV;
 
 my $most_uncounted = 100;    # ms; what a vacuum only sorts has no cost
 my $most = 20;    # ms; the longest is 4 or so, and a loop over all rows that does not look takes 30 and more
-my $library = tempdir(CLEANUP => 1) . '/poll_gap.so';
-chomp(my $include = `pg_config --includedir-server`);
-system("cc -w -O1 -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/poll_gap.c' -lrt") == 0 or plan skip_all => 'no C compiler or no headers';
 
 # Segments of the log that are filled with zeros take as long as that takes.
 my $node = new_node('interrupts', settings => [ 'wal_init_zero = off', 'fsync = off', 'jit = off', 'max_parallel_maintenance_workers = 1', 'max_parallel_workers_per_gather = 0', 'shared_buffers = 256MB' ]);
-$node->safe_psql('postgres', "CREATE FUNCTION poll_gap_start() RETURNS void LANGUAGE c AS '$library'; CREATE FUNCTION poll_gap_stop() RETURNS text LANGUAGE c AS '$library'; "
-	  . "CREATE FUNCTION poll_gap_cost() RETURNS text LANGUAGE c AS '$library'");
+load_poll_gap($node) or plan skip_all => 'no C compiler or no headers';
 
 # Runs it, and says how long it went without looking, and the cost of a vacuum. Before it is run once more, what `again` says.
 sub ok_prompt

@@ -1,19 +1,15 @@
 # What a session keeps of caches - tails, and where tiles lie - has a limit of memory, and making room takes no time to speak of however
-# much there is: measured in processor time of the backend by a library in the session (lib/poll_gap.c), the shortest of three counts, as in
-# 015_interrupts.pl, since what the kernel or a hypervisor does is counted as the backend's once in a while.  And a kept tail never outlives
-# its rows: neither in a table that is emptied in place, nor when a trigger of somebody's changes it while ours are deleted.
+# much there is (lib/PollGap.pm).  And a kept tail never outlives its rows: neither in a table that is emptied in place, nor when a trigger of
+# somebody's changes it while ours are deleted.
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
-use File::Temp qw(tempdir);
+use PollGap;
 use Test::More;
 use VectorKV;
 
 my $most = 20;    # ms; as in 015_interrupts.pl
-my $library = tempdir(CLEANUP => 1) . '/poll_gap.so';
-chomp(my $include = `pg_config --includedir-server`);
-my $measures = system("cc -w -O1 -shared -fPIC -I'$include' -o '$library' '$FindBin::RealBin/lib/poll_gap.c' -lrt") == 0;
 
 my $node = new_node('kv_kept', settings => [ 'fsync = off', 'jit = off' ]);
 my ($layers, $many) = (64, 100);
@@ -26,7 +22,7 @@ SELECT kv.create_cache(name, $layers, 1, 1, 8, codec => 'f16', sink_tokens => 0,
 SELECT count(kv.append(cache, seq, of('003c', $layers, 2), of('003c', $layers, 2))) FROM kv.caches, generate_series(1, $many) seq;
 SELECT count(kv.seal('sealed', seq)) FROM generate_series(1, $many) seq;
 SQL
-$node->safe_psql('postgres', "CREATE FUNCTION poll_gap_start() RETURNS void LANGUAGE c AS '$library'; CREATE FUNCTION poll_gap_stop() RETURNS text LANGUAGE c AS '$library'") if $measures;
+my $measures = load_poll_gap($node);
 $node->safe_psql('postgres', 'CHECKPOINT');
 $node->stop('immediate');
 $node->start;

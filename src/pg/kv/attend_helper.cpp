@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/kv/attend.h"
+#include "core/poll.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/gpu/helper.h"
@@ -143,12 +144,13 @@ public:
           table_(table),
           generation_(helper::generation()),
           plan_(plan_attend(r, table, generation_)),
-          heads_(r.cache->kv_heads, r.cache),
+          heads_(r.cache->kv_heads, r.cache, look_for_interrupts),
           begun_(plan_.items.size())
     {
-        states_.resize(plan_.items.size() * item_floats());
-        for (size_t i = 0; i < states_.size() / r.state_floats(); ++i)
-            std::fill_n(&states_[i * r.state_floats()], r.rows(), -std::numeric_limits<float>::infinity());
+        const size_t n = plan_.items.size() * item_floats();
+        states_.reserve(n);
+        by_pieces(n, piece_of(sizeof(float)), look_for_interrupts, [this](size_t at, size_t more) { states_.resize(at + more); });
+        each_rows([](const Rows &rows) { std::fill_n(rows.m, rows.count, -std::numeric_limits<float>::infinity()); });
     }
 
     bool worth_it() const { return !plan_.spans.empty(); }
@@ -172,17 +174,12 @@ public:
     void finish(const AttendResult &result)
     {
         Accumulator sum;
-        const size_t rows = r_.rows(), heads = static_cast<size_t>(r_.cache->kv_heads);
-        for (size_t i = 0; i < plan_.items.size(); ++i) {
-            const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
-            for (size_t h = 0; h < heads; ++h) {
-                const float *m = &states_[i * item_floats() + h * r_.state_floats()];
-                const size_t row = (item * heads + h) * rows;
-                sum.reset(static_cast<int>(rows), r_.cache->dim_v);
-                sum.merge(m, m + rows, m + 2 * rows);
-                sum.finish(result.output + row * static_cast<size_t>(r_.cache->dim_v), result.lse ? result.lse + row : nullptr);
-            }
-        }
+        each_rows([&](const Rows &rows) {
+            const size_t row = rows.item * heads() * r_.rows() + rows.head * r_.rows() + rows.first;
+            sum.reset(static_cast<int>(rows.count), r_.cache->dim_v);
+            sum.merge(rows.m, rows.l, rows.o);
+            sum.finish(result.output + row * dim_v(), result.lse ? result.lse + row : nullptr);
+        });
     }
 
     void count(Work *work)
@@ -194,7 +191,32 @@ public:
     }
 
 private:
-    size_t item_floats() const { return static_cast<size_t>(r_.cache->kv_heads) * r_.state_floats(); }
+    // Some rows of one head's state.
+    struct Rows {
+        size_t item, head, first, count;  // the item of the answer
+        float *m, *l, *o;
+    };
+    template <typename F>
+    void each_rows(F &&f)
+    {
+        for (size_t i = 0; i < plan_.items.size(); ++i)
+            for (size_t h = 0; h < heads(); ++h) each_rows(i, h, f);
+    }
+    template <typename F>
+    void each_rows(size_t i, size_t head, F &&f)
+    {
+        const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
+        float *state = &states_[i * item_floats() + head * r_.state_floats()];
+        for (size_t first = 0; first < r_.rows(); first += kMostQueryRows) {
+            look_for_interrupts();
+            float *m = state + first, *o = state + 2 * r_.rows() + first * dim_v();
+            f(Rows{item, head, first, std::min<size_t>(kMostQueryRows, r_.rows() - first), m, m + r_.rows(), o});
+        }
+    }
+
+    size_t dim_v() const { return static_cast<size_t>(r_.cache->dim_v); }
+    size_t heads() const { return static_cast<size_t>(r_.cache->kv_heads); }
+    size_t item_floats() const { return heads() * r_.state_floats(); }
     const float *queries(size_t i) const
     {
         const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
@@ -224,7 +246,10 @@ private:
         call.deadline_us = helper::deadline_us();
         call.fault = helper::test_fault();
         call.write_queries = [this](float *q) {
-            for (size_t i : asked_) q = std::copy_n(queries(i), query_floats(), q);
+            for (size_t i : asked_) {
+                copy_bytes(q, queries(i), query_floats() * sizeof(float), look_for_interrupts);
+                q += query_floats();
+            }
         };
         call.meanwhile = [this] {
             for (size_t i : asked_) attend_here(i);
@@ -271,13 +296,12 @@ private:
 
     void take(const float *answer)
     {
-        const size_t rows = r_.rows(), heads = static_cast<size_t>(r_.cache->kv_heads);
         for (size_t i : asked_)
-            for (size_t h = 0; h < heads; ++h, answer += r_.state_floats()) {
-                float *m = &states_[i * item_floats() + h * r_.state_floats()];
-                merge_states(static_cast<int>(rows), r_.cache->dim_v, m, m + rows, m + 2 * rows, answer, answer + rows,
-                             answer + 2 * rows);
-            }
+            for (size_t h = 0; h < heads(); ++h, answer += r_.state_floats())
+                each_rows(i, h, [&](const Rows &rows) {
+                    const float *m = answer + rows.first, *o = answer + 2 * r_.rows() + rows.first * dim_v();
+                    merge_states(static_cast<int>(rows.count), r_.cache->dim_v, rows.m, rows.l, rows.o, m, m + r_.rows(), o);
+                });
     }
 
     void believe(const PlannedRequest &request)
@@ -289,7 +313,8 @@ private:
         }
     }
 
-    // The tail's newest tokens and those that are not stored, once an item. No PostgreSQL here: the client calls it.
+    // The tail's newest tokens and those that are not stored, once an item. The client calls it while the helper works: interrupts
+    // are all that is asked of PostgreSQL.
     void attend_here(size_t i)
     {
         const PlannedItem &item = plan_.items[i];
@@ -297,17 +322,14 @@ private:
         begun_[i] = true;
         if (!item.tail.has_rest() && r_.fresh == 0) return;
         const Sequence &s = r_.sequences[item.sequence];
-        heads_.begin(r_, queries(i), item.stored);
-        heads_.begin_at(s.sealed);
-        item.tail.visit_rest([](void *heads, const TileView &tile) { static_cast<Heads *>(heads)->add_kept(tile); }, &heads_);
-        add_fresh(r_, r_.item(item.layer, item.sequence), item.stored, &heads_);
-        states_of_here_.resize(item_floats());
-        heads_.states(r_, states_of_here_.data());
-        const size_t rows = r_.rows();
-        for (size_t h = 0; h < static_cast<size_t>(r_.cache->kv_heads); ++h) {
-            float *m = &states_[i * item_floats() + h * r_.state_floats()];
-            const float *n = &states_of_here_[h * r_.state_floats()];
-            merge_states(static_cast<int>(rows), r_.cache->dim_v, m, m + rows, m + 2 * rows, n, n + rows, n + 2 * rows);
+        const size_t at = r_.item(item.layer, item.sequence);
+        for (size_t row = 0; row < r_.rows(); row += kMostQueryRows) {
+            look_for_interrupts();
+            heads_.begin(r_, {row, std::min<size_t>(kMostQueryRows, r_.rows() - row)}, queries(i), item.stored);
+            heads_.begin_at(s.sealed);
+            item.tail.visit_rest([](void *heads, const TileView &tile) { static_cast<Heads *>(heads)->add_kept(tile); }, &heads_);
+            add_fresh(r_, at, item.stored, &heads_, look_for_interrupts);
+            heads_.merge_into(r_, &states_[i * item_floats()]);
         }
     }
 
@@ -318,8 +340,8 @@ private:
     AttendPlan plan_;
     Heads heads_;
     std::vector<bool> begun_;
-    std::vector<float> states_, states_of_here_;  // [items][kv_heads] of {m, l, o}
-    std::vector<size_t> asked_;                   // items of the request
+    std::vector<float> states_;  // [items][kv_heads] of {m, l, o}
+    std::vector<size_t> asked_;  // items of the request
     std::vector<offload::Item> items_;
     std::vector<offload::Span> spans_;
     std::vector<int32_t> believed_;
@@ -344,9 +366,12 @@ bool queries_fit(const AttendRequest &r)
 {
     const size_t rows = static_cast<size_t>(r.layers) * static_cast<size_t>(r.batch) * r.heads() * static_cast<size_t>(r.q_len);
     const auto dim = static_cast<size_t>(r.cache->dim_k);
-    for (size_t row = 0; row < rows; ++row)
-        if (!query_fits(r.queries + row * dim, r.cache->dim_k, r.scale)) return false;
-    return true;
+    bool fit = true;
+    by_pieces(rows, piece_of(dim * sizeof(float)), look_for_interrupts, [&](size_t first, size_t count) {
+        for (size_t row = first; fit && row < first + count; ++row)
+            fit = query_fits(r.queries + row * dim, r.cache->dim_k, r.scale);
+    });
+    return fit;
 }
 
 bool may_read_some(Oid table)

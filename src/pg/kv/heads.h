@@ -13,7 +13,7 @@
 
 namespace vkv::kv {
 
-// Rows of queries of each head: all of them, or some at a time, where the caller gives so many that they take long.
+// Rows of queries of each head, so many at a time that they do not take long.
 struct QueryRows {
     size_t first, count;
 };
@@ -27,7 +27,6 @@ public:
     {
     }
 
-    void begin(const AttendRequest &r, const float *q, int32_t stored) { begin(r, {0, r.rows()}, q, stored); }
     void begin(const AttendRequest &r, const QueryRows &rows, const float *q, int32_t stored)
     {
         stored_ = stored;
@@ -70,12 +69,18 @@ public:
         }
     }
 
-    // The states so far, [heads] of {m [rows], l [rows], o [rows][dim_v]}.
-    void states(const AttendRequest &r, float *out) const
+    // Adds what the rows have seen to states [heads] of {m [rows], l [rows], o [rows][dim_v]} of all rows.
+    void merge_into(const AttendRequest &r, float *to)
     {
+        const size_t count = rows_.count, dim = static_cast<size_t>(cache_->dim_v);
+        seen_.resize(count * (2 + dim));
+        float *m = seen_.data(), *l = m + count, *o = l + count;
         for (const Accumulator &state : states_) {
-            state.state(out, out + r.rows(), out + 2 * r.rows());
-            out += r.state_floats();
+            state.state(m, l, o);
+            float *first = to + rows_.first;
+            merge_states(static_cast<int>(count), cache_->dim_v, first, first + r.rows(), to + 2 * r.rows() + rows_.first * dim, m,
+                         l, o);
+            to += r.state_floats();
         }
     }
 
@@ -115,6 +120,7 @@ private:
     size_t added_ = 0;  // rows times tiles since the last poll
     std::vector<Queries> queries_;
     std::vector<Accumulator> states_;
+    std::vector<float> seen_;  // by the rows of one head
     std::vector<Sight> sights_;
     Selection selection_;
     int32_t stored_ = 0, furthest_ = 0, furthest_first_ = 0, nearest_first_ = 0, nearest_last_ = 0;

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/kv/tile.h"
+#include "core/poll.h"
 #include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/kv/arguments.h"
@@ -43,9 +44,11 @@ FrequencyList frequency_list(ArrayType *array, const char *name)
     if (ARR_NDIM(array) != 1 || array_contains_nulls(array))
         throw Error(Errc::invalid_parameter, message("%s must be one-dimensional and not null", name));
     const FrequencyList list{reinterpret_cast<const double *>(ARR_DATA_PTR(array)), ARR_DIMS(array)[0]};
-    for (int i = 0; i < list.n; ++i)
-        if (!Rope::turns(list.values[i]))
-            throw Error(Errc::invalid_parameter, message("%s[%d] is %g", name, i + 1, list.values[i]));
+    by_pieces(static_cast<size_t>(list.n), piece_of(sizeof(double)), look_for_interrupts, [&](size_t first, size_t count) {
+        for (size_t i = first; i < first + count; ++i)
+            if (!Rope::turns(list.values[i]))
+                throw Error(Errc::invalid_parameter, message("%s[%zu] is %g", name, i + 1, list.values[i]));
+    });
     return list;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/poll.h"
 #include "core/text/message.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
@@ -156,10 +157,14 @@ SQL_FUNCTION(kv_reaches)
     if (ARR_NDIM(extents) != 1 || ARR_NDIM(stops) != 1 || ARR_HASNULL(extents) || ARR_HASNULL(stops)) PG_RETURN_BOOL(false);
     const auto *names = reinterpret_cast<const int64_t *>(ARR_DATA_PTR(extents));
     const auto *ends = reinterpret_cast<const int32_t *>(ARR_DATA_PTR(stops));
-    const int n = std::min(ARR_DIMS(extents)[0], ARR_DIMS(stops)[0]);
-    for (int i = 0; i < n; ++i)
-        if (names[i] == PG_GETARG_INT64(2)) PG_RETURN_BOOL(PG_GETARG_INT32(3) < ends[i]);
-    PG_RETURN_BOOL(false);
+    const auto n = static_cast<size_t>(std::min(ARR_DIMS(extents)[0], ARR_DIMS(stops)[0]));
+    size_t at = n;
+    by_pieces(n, piece_of(sizeof(int64_t)), look_for_interrupts, [&](size_t first, size_t count) {
+        if (at < n) return;
+        const int64_t *found = std::find(names + first, names + first + count, PG_GETARG_INT64(2));
+        if (found < names + first + count) at = static_cast<size_t>(found - names);
+    });
+    PG_RETURN_BOOL(at < n && PG_GETARG_INT32(3) < ends[at]);
 }
 
 // BEFORE INSERT OR UPDATE, on the table of headers.
