@@ -108,6 +108,12 @@ CREATE SCHEMA elsewhere;
 ALTER TABLE odd SET SCHEMA elsewhere;
 SELECT kv.length('elsewhere.odd', 1), kv.append('elsewhere.odd', 1, numbers(1, 2, 2, 1, 24), numbers(2, 2, 2, 1, 40));
 SELECT cache FROM kv.caches ORDER BY cache::text;
+-- What names a cache there goes where a regclass goes.
+SELECT coalesce(cache, 'pg_class'::regclass) AS either, cache::bigint = cache::oid::bigint AS number, cache = 'chat'::regclass AS chat FROM kv.caches ORDER BY cache::text;
+SELECT cache FROM kv.caches UNION SELECT 'pg_class'::regclass ORDER BY 1 LIMIT 1;
+SELECT c.relname FROM kv.caches JOIN pg_class c ON c.oid = cache WHERE cache IN ('chat'::regclass, 'exact'::regclass) ORDER BY 1;
+SELECT ''::kv.relation;
+SELECT '-'::kv.relation, 'no_such'::kv.relation;
 
 -- A rollback leaves nothing, and what comes after it is right.
 BEGIN;

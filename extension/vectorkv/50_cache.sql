@@ -17,10 +17,11 @@ CREATE FUNCTION kv.relation_recv(internal) RETURNS kv.relation
 CREATE FUNCTION kv.relation_send(kv.relation) RETURNS bytea
 	AS 'regclasssend' LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE;
 CREATE TYPE kv.relation (INPUT = kv.relation_in, OUTPUT = kv.relation_out, RECEIVE = kv.relation_recv, SEND = kv.relation_send,
-	LIKE = pg_catalog.oid);
+	LIKE = pg_catalog.oid, CATEGORY = 'N');
 COMMENT ON TYPE kv.relation IS 'a relation, as regclass; none where a name that is restored is not there';
 CREATE CAST (kv.relation AS regclass) WITHOUT FUNCTION AS IMPLICIT;
 CREATE CAST (kv.relation AS oid) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (kv.relation AS bigint) WITH FUNCTION pg_catalog.int8(oid) AS ASSIGNMENT;
 CREATE CAST (regclass AS kv.relation) WITHOUT FUNCTION AS ASSIGNMENT;
 
 CREATE TABLE kv.caches (

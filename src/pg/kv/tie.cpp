@@ -97,7 +97,7 @@ bool is_registered(Relation caches, Oid header)
     return found;
 }
 
-bool is_number(const char *name) { return strspn(name, "0123456789") == strlen(name); }
+bool is_number(const char *name) { return *name != '\0' && strspn(name, "0123456789") == strlen(name); }
 
 Oid oid_of(HeapTuple row, TupleDesc desc, AttrNumber column)
 {
