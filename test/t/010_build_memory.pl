@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use VectorKV;
 
-my $node = new_node('memory');
+my $node = new_node('memory', settings => ['max_worker_processes = 6']);
 load_sample($node, 'items', 'vector');
 load_queries($node, 'queries', 'vector');
 remember_exact($node, 'exact', 'items', 'queries', 'cosine');
@@ -42,6 +42,18 @@ ok_recall(recall($node, 'exact', 'items', 'queries', 'cosine'), $whole - 0.01, '
 ok_sound($node, 'items_idx', 'the index of threads is sound');
 like(build('1MB', 2, "WITH (codec = 'none')"), qr/NOTICE: .*maintenance_work_mem/, 'threads and no codec in a small budget');
 ok_sound($node, 'items_idx', 'that index is sound too');
+
+# Whoever builds may set how many threads he wants; he gets as many as PostgreSQL would have workers.
+foreach my $case ([ 'max_worker_processes', 1024, 8, '', 6 ], [ 'max_parallel_workers', 1024, 3, '', 3 ], [ 'max_parallel_maintenance_workers', 2, 8, '', 2 ],
+	[ "the table's parallel_workers", 1024, 8, 'parallel_workers = 1', 1 ], [ "the table's parallel_workers beyond the others", 1024, 8, 'parallel_workers = 1024', 6 ])
+{
+	my ($name, $maintenance, $parallel, $option, $expected) = @$case;
+	my (undef, undef, $err) = $node->psql('postgres', ($option ? "ALTER TABLE items SET ($option);" : '') . 'DROP INDEX IF EXISTS items_idx;'
+		  . "SET max_parallel_maintenance_workers = $maintenance; SET max_parallel_workers = $parallel; SET client_min_messages = debug1; "
+		  . 'CREATE INDEX items_idx ON items USING hnsw (embedding vector_cosine_ops)');
+	is(join(',', $err =~ /using (\d+) parallel workers/g), $expected, "threads are limited by $name");
+}
+$node->safe_psql('postgres', 'ALTER TABLE items RESET (parallel_workers)');
 
 # The file counts against temp_file_limit together with the session's others: those that are there before it, and those that come to it.
 # It has room for each of them alone.

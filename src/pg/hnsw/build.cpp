@@ -223,11 +223,13 @@ private:
         }
     }
 
+    // Any login may set max_parallel_maintenance_workers and max_parallel_workers: what only an administrator sets bounds them, as
+    // it bounds PostgreSQL's own workers.
     unsigned workers() const
     {
-        const int wanted =
-            std::min(RelationGetParallelWorkers(heap_, max_parallel_maintenance_workers), max_parallel_maintenance_workers);
-        return static_cast<unsigned>(std::max(wanted, 0));
+        const int wanted = RelationGetParallelWorkers(heap_, max_parallel_maintenance_workers);
+        const int most = std::min({max_parallel_maintenance_workers, max_parallel_workers, max_worker_processes});
+        return static_cast<unsigned>(std::max(std::min(wanted, most), 0));
     }
 
     void link()
