@@ -1,5 +1,5 @@
 # What people do to the tables of a cache by hand.  Rows of a tail that are changed or deleted: sessions that keep the tail answer as a
-# fresh one does, whatever snapshot they had meanwhile.  Tables that are dropped: the others go with the one that names the cache, and
+# fresh one does, whatever snapshot they had meanwhile and through whatever table.  Tables that are dropped: the others go with the one that names the cache, and
 # what is left otherwise is named, refused and removed.
 use strict;
 use warnings;
@@ -82,10 +82,59 @@ foreach my $kind (qw(logged unlogged))
 	here($second, 'COMMIT');
 	is(here($second, asked()), $beside, "$kind: and after it");
 
+	# A cursor keeps to its snapshot, whatever its session has read under newer ones.
+	here($first, 'BEGIN');
+	here($first, "DECLARE look CURSOR FOR SELECT kv.attend('$cache', '{1}', layer, q_batch(layer, 1)) FROM unnest('{0,0,0}'::int[]) layer");
+	my $opened = here($first, 'FETCH look');
+	there(swap(70, 155));
+	is(here($first, 'FETCH look'), $opened, "$kind: a cursor beside a change");
+	is(here($first, asked()), there(asked()), "$kind: a newer statement sees it");
+	is(here($first, 'FETCH look'), $opened, "$kind: the cursor does not");
+	here($first, 'COMMIT');
+	is(here($first, asked()), there(asked()), "$kind: after it");
+
+	# A statement on a table above fires no trigger of the tail; neither does it where the table is none above any more.
+	my $columns = 'extent bigint NOT NULL, chunk int NOT NULL, pos int NOT NULL, kv bytea NOT NULL';
+	foreach my $above ([ "CREATE TABLE above ($columns)", "ALTER TABLE ${cache}_tail INHERIT above", "ALTER TABLE ${cache}_tail NO INHERIT above" ],
+		[ "CREATE TABLE above ($columns) PARTITION BY LIST (chunk)", "ALTER TABLE above ATTACH PARTITION ${cache}_tail DEFAULT", "ALTER TABLE above DETACH PARTITION ${cache}_tail" ])
+	{
+		my ($create, $attach, $detach) = @$above;
+		my ($what) = $attach =~ /(INHERIT|ATTACH)/;
+		my $other = 160;
+		my $changes = sub { return swap(80, ++$other) =~ s/UPDATE \S+/UPDATE above/r };
+		there($create);
+		here($_, asked()) foreach $first, $second;
+		there("$attach; " . $changes->());
+		is(here($first, asked()), there(asked()), "$kind, $what: changed through a parent");
+		there($changes->());
+		is(here($first, asked()), there(asked()), "$kind, $what: and again");
+		here($first, 'BEGIN');
+		here($first, $changes->());
+		isnt(my $own = here($first, asked()), there(asked()), "$kind, $what: by oneself");
+		here($first, 'ROLLBACK');
+		is(here($first, asked()), there(asked()), "$kind, $what: rolled back");
+		there($detach);
+		is(here($first, asked()), there(asked()), "$kind, $what: by itself again");
+		there("BEGIN; $attach; " . $changes->() . "; $detach; COMMIT");
+		is(here($_, asked()), there(asked()), "$kind, $what: changed through one that was a parent") foreach $first, $second;
+		there('DROP TABLE above');
+	}
+
 	# Appending, which seals, is no change by hand.
 	there("SELECT kv.append('$cache', 1, k(200, 300), v(200, 300))");
 	is(here($first, "SELECT kv.length('$cache', 1)"), '500', "$kind: appended");
 	ok(alike(here($first, asked()), there(asked())), "$kind: as a fresh session");
+
+	# The same for sealed tiles: those of a layer become another's.
+	here($first, 'BEGIN');
+	here($first, "DECLARE look CURSOR FOR SELECT kv.attend('$cache', '{1}', layer, q_batch(layer, 1)) FROM unnest('{0,0,0}'::int[]) layer");
+	$opened = here($first, 'FETCH look');
+	there("UPDATE ${cache}_sealed s SET tile = o.tile FROM ${cache}_sealed o WHERE (o.extent, o.head, o.pos) = (s.extent, s.head, s.pos) AND s.layer = 0 AND o.layer = 1");
+	is(here($first, 'FETCH look'), $opened, "$kind: a cursor beside other tiles");
+	isnt(my $tiles = here($first, asked()), $opened, "$kind: a newer statement sees them");
+	ok(alike($tiles, there(asked())), "$kind: as a fresh session does");
+	is(here($first, 'FETCH look'), $opened, "$kind: the cursor does not see the tiles");
+	here($first, 'COMMIT');
 
 	# Damage is reported by whoever asks.
 	there("UPDATE ${cache}_tail SET kv = '\\x00' WHERE pos = 400");

@@ -10,6 +10,7 @@
 
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
+#include "pg/kv/tail_changes.h"
 
 namespace vkv::kv {
 
@@ -217,6 +218,33 @@ Cache *load(Oid header)
     return c;
 }
 
+// Told by its columns: each inherits from a parent that has it, and has another row, in another place, after each change.
+TailParents parents_of(Oid tail)
+{
+    TailParents parents{false, 0};
+    HeapTuple relation = SearchSysCache1(RELOID, ObjectIdGetDatum(tail));
+    const int columns = HeapTupleIsValid(relation) ? reinterpret_cast<Form_pg_class>(GETSTRUCT(relation))->relnatts : 0;
+    if (HeapTupleIsValid(relation)) ReleaseSysCache(relation);
+    for (int i = 1; i <= columns; ++i) {
+        HeapTuple column = SearchSysCache2(ATTNUM, ObjectIdGetDatum(tail), Int16GetDatum(static_cast<int16>(i)));
+        if (!HeapTupleIsValid(column)) continue;
+        const uint64_t row =
+            uint64_t{ItemPointerGetBlockNumber(&column->t_self)} << 16 | ItemPointerGetOffsetNumber(&column->t_self);
+        parents.stamp = hash_combine64(hash_combine64(parents.stamp, row), HeapTupleHeaderGetRawXmin(column->t_data));
+        if (reinterpret_cast<Form_pg_attribute>(GETSTRUCT(column))->attinhcount > 0) parents.any = true;
+        ReleaseSysCache(column);
+    }
+    return parents;
+}
+
+// Rows that were changed through a parent, which may be none any more, are forgotten.
+void look_for_parents(Cache *c, const Cache *before)
+{
+    const TailParents parents = parents_of(c->tail);
+    if (before && before->parents.stamp != parents.stamp) note_tail_change();
+    c->parents = parents;
+}
+
 // Do the remembered names still name the cache's tables?
 bool same_names(const Cache *c)
 {
@@ -240,6 +268,7 @@ Cache *cache_of(Oid header)
     const uint64_t before = heard;
     if (entry && same_names(entry->cache)) {
         check_columns(entry->cache);
+        look_for_parents(entry->cache, entry->cache);
         entry->cache->stale = heard != before;
         return entry->cache;
     }
@@ -248,6 +277,7 @@ Cache *cache_of(Oid header)
     check_columns(loaded);
     loaded->stale = heard != before;
     entry = static_cast<Entry *>(hash_search(caches, &header, HASH_FIND, nullptr));
+    look_for_parents(loaded, entry ? entry->cache : nullptr);
     if (entry) leave(entry);
     entry = static_cast<Entry *>(hash_search(caches, &header, HASH_ENTER, nullptr));
     MemoryContextSetParent(GetMemoryChunkContext(loaded), CacheMemoryContext);

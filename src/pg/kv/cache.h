@@ -47,6 +47,13 @@ struct TriggerBelief {
     bool changes[3];
 };
 
+// Statements on a table above change a tail, too, and fire no trigger of it. The stamp is another one after each change of what it
+// inherits.
+struct TailParents {
+    bool any;
+    uint64_t stamp;
+};
+
 struct Cache {
     Oid header, sealed, tail, tiles;
     Oid tile_type;
@@ -60,6 +67,7 @@ struct Cache {
     const char *model, *revision;  // null: not said
     const Rope *rope;              // null: none needed
     bool stale, in_doubt, said_rounding;
+    TailParents parents;
     uint64_t changes;  // of the tables, as far as this backend has heard
     Belief believed;
     TriggerBelief triggers;

@@ -76,8 +76,9 @@ struct TailHalves {
 TailHalves read_tail(Cache *cache, const Sequence *s, int layer, MemoryContext context);
 TailHalves read_tail_part(Cache *cache, const Sequence *s, int layer, const Range &range, MemoryContext context);
 // Of a tail that was read: may the caller read it without the planner, and is the row that was at `last` (null: none) in this
-// storage still there for the active snapshot? Does the storage outlast a TRUNCATE, so that it names what it holds? One that this
-// transaction has made is emptied in place: other rows come to lie where rows of the same transaction lay.
+// storage still there for the active snapshot? May what was read stay for the next call: does the storage outlast a TRUNCATE, so
+// that it names what it holds (one that this transaction has made is emptied in place: other rows come to lie where rows of the
+// same transaction lay), and does every change by hand fire the trigger, as those through a parent do not?
 struct TailState {
     bool direct, same, stays;
     compat::Storage storage;

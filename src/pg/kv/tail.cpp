@@ -270,7 +270,7 @@ TailState look_at_tail(const Cache *c, const compat::Storage &storage, TailPlace
 {
     DirectTable table;
     if (!open_tail(c, &table)) return {false, false, false, {}};
-    TailState state{true, false, !compat::emptied_in_place(table.rel), compat::relation_storage(table.rel)};
+    TailState state{true, false, !compat::emptied_in_place(table.rel) && !c->parents.any, compat::relation_storage(table.rel)};
     state.same = last && state.storage == storage && still_there(table.rel, last);
     close_direct(&table);
     return state;

@@ -10,6 +10,8 @@
 
 namespace vkv::kv {
 
+// The same, where a change by hand fired no trigger, or may have.
+void note_tail_change();
 // A number that is another one after each change by hand that this session has heard of. Raises.
 uint64_t tail_changes();
 // Whether the active snapshot sees all of these changes. Raises.

@@ -270,13 +270,12 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
     const int32_t newest = std::min(tail_->first + tail_->tokens, s->length) - 1;
     TailPlace *last = met && newest >= tail_->from ? &tail_->places[static_cast<size_t>(newest - tail_->first)] : nullptr;
     const compat::Storage storage = tail_->storage;
-    uint64_t changes = 0;
+    bool unchanged = false;
     const TailState state = pg_call([&] {
-        changes = tail_changes();
+        unchanged = tail_->changes == tail_changes() && sees_tail_changes();
         return look_at_tail(c, storage, last);
     });
-    const bool stands = met && state.direct && state.same && tail_->changes == changes,
-               enough = tail_->first + tail_->tokens >= s->length;
+    const bool stands = met && state.direct && state.same && unchanged, enough = tail_->first + tail_->tokens >= s->length;
     if (!stands || !enough) {
         if (tail_->holders > 1)
             renew();

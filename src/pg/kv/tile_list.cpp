@@ -1,8 +1,8 @@
 // Tile lists: made by an index scan under the caller's snapshot, extended as sequences grow, dropped when they turn out stale.
 //
-// A remembered row serves a later snapshot without asking for its visibility when its inserter is known to have committed and
-// nobody has deleted it: the header that led here names its extent and a stop above it, so it was there when the header was
-// written. Any other row is asked under the page's lock, as every scan does.
+// A remembered row serves a snapshot without the page's lock when its inserter is known to have committed, the snapshot does not
+// take him for running (it may be older than the one that the row was found under, and the row another's in place of a tile), and
+// nobody has deleted it. Any other row is asked under the lock, as every scan does.
 
 #include "pg/kv/tile_list.h"
 
@@ -188,6 +188,15 @@ bool has_tile(HeapTupleHeader header)
     return true;
 }
 
+// Whether the row's own hints tell that the snapshot sees it.
+bool plainly_visible(HeapTupleHeader header, Snapshot snapshot)
+{
+    if (!HeapTupleHeaderXminCommitted(header) || (header->t_infomask & HEAP_XMAX_INVALID) == 0) return false;
+    const TransactionId xmin = HeapTupleHeaderGetRawXmin(header);
+    return TransactionIdPrecedes(xmin, snapshot->xmin) || HeapTupleHeaderXminFrozen(header) ||
+           (snapshot->snapshot_type == SNAPSHOT_MVCC && !XidInMVCCSnapshot(xmin, snapshot));
+}
+
 }  // namespace
 
 const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *bytes)
@@ -208,8 +217,7 @@ const TileHeader *pin_tile(Relation rel, TileRef *ref, Buffer *buffer, size_t *b
     auto *header = reinterpret_cast<HeapTupleHeader>(PageGetItem(page, item));
     const size_t length = ItemIdGetLength(item);
     if (length < header->t_hoff + kKeyBytes + kTileHeaderBytes || !has_tile(header)) return nullptr;
-    const uint16 mask = header->t_infomask;
-    if ((mask & HEAP_XMIN_COMMITTED) == 0 || (mask & HEAP_XMAX_INVALID) == 0) {
+    if (!plainly_visible(header, GetActiveSnapshot())) {
         HeapTupleData tuple;
         tuple.t_data = header;
         tuple.t_len = static_cast<uint32>(length);
