@@ -107,6 +107,13 @@ SELECT what, pg_temp.attempt(format('SELECT kv.unpack_halves(%L)', value)) AS an
     (6, 'reserved', set_byte(bytes, 6, 1)), (7, 'no slots', set_byte(bytes, 2, 0)), (8, 'other slots', set_byte(bytes, 2, 3)), (9, 'other width', set_byte(bytes, 4, 101)), (10, 'exceptions', set_byte(bytes, 8, get_byte(bytes, 8) | 32)),
     (11, 'many', set_byte(bytes, 8, get_byte(bytes, 8) | 224)), (12, 'steps', set_byte(bytes, 8 + 4 + 64, 28)), (13, 'raw', '\x000002000100000001'::bytea)) AS t(i, what, value) ORDER BY i;
 
+-- bytes that the caller has written are his mistake (22P03), those of a row are damage (XX001)
+CREATE TEMP TABLE rubbish AS SELECT '\x0000010001000000'::bytea AS bytes;
+PREPARE unpacked(bytea) AS SELECT kv.unpack_halves($1);
+SELECT * FROM pg_temp.try_all(ARRAY[$$kv.unpack_halves('\x0000010001000000')$$, $$kv.unpack_halves(bytes) FROM rubbish$$, $$kv.token_tile('\x0000010001000000', 0, 0, 0, 1, 1)$$,
+  $$kv.token_tile(bytes, 0, 0, 0, 1, 1) FROM rubbish$$, $$kv.token_tile(bytes, 1, 0, 0, 1, 1) FROM rubbish$$]);
+SELECT pg_temp.attempt('EXECUTE unpacked(''\x00'')') AS parameter;
+
 -- what cannot be encoded
 SELECT * FROM pg_temp.try_all(ARRAY[$$kv.encode('{{1,NaN}}', '{{1}}', 'f16')$$, $$kv.encode('{{1}}', '{{-Infinity}}', 'f16')$$, $$kv.encode('{{{1},{70000}}}', '{{{1},{2}}}', 'f16')$$, $$kv.encode('f16{{1}}', 'bf16{{1e30}}', 'int8')$$,
   $$kv.encode('{1}', '{1}', 'f16')$$, $$kv.encode('[1,1,1,1]{1}', '{{1}}', 'f16')$$, $$kv.encode('{{1}}', '{{1},{2}}', 'f16')$$, $$kv.encode('{{{1}},{{2}}}', '{{1}}', 'f16')$$, $$kv.encode('{{1}}', '{{1}}', 'f8')$$,

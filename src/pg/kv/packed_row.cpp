@@ -46,13 +46,20 @@ SQL_FUNCTION(kv_pack_halves)
     return PointerGetDatum(row);
 }
 
+Error packed_argument_error(FunctionCallInfo fcinfo, const Error &error)
+{
+    if (error.code() != Errc::data_corrupted || !get_fn_expr_arg_stable(fcinfo->flinfo, 0)) return error;
+    return {Errc::invalid_binary, error.message(), error.hint(), error.detail()};
+}
+
 SQL_FUNCTION(kv_unpack_halves)
 {
-    const PackedRow row = packed_row(PG_GETARG_DATUM(0));
-    const uint32_t shape[] = {static_cast<uint32_t>(row.shape().slots), static_cast<uint32_t>(row.shape().width)};
-    TensorHeader *tensor = make_tensor(Dtype::f16, 2, shape);
-    row.read(0, row.shape().slots, static_cast<uint16_t *>(tensor_data(tensor)));
-    return PointerGetDatum(tensor);
+    return with_packed_argument(fcinfo, [](const PackedRow &row) {
+        const uint32_t shape[] = {static_cast<uint32_t>(row.shape().slots), static_cast<uint32_t>(row.shape().width)};
+        TensorHeader *tensor = make_tensor(Dtype::f16, 2, shape);
+        row.read(0, row.shape().slots, static_cast<uint16_t *>(tensor_data(tensor)));
+        return PointerGetDatum(tensor);
+    });
 }
 
 }  // namespace vkv::kv

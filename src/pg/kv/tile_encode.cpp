@@ -124,8 +124,8 @@ TileHeader *next_tile(Encoding *e)
 
 // token_tile(kv, slot, position, head, heads, dim_k, flags, dim_v)
 struct TokenArguments {
-    explicit TokenArguments(FunctionCallInfo fcinfo)
-        : row(packed_row(PG_GETARG_DATUM(0))),
+    TokenArguments(FunctionCallInfo fcinfo, const PackedRow &packed)
+        : row(packed),
           slot(PG_GETARG_INT32(1)),
           position(PG_GETARG_INT32(2)),
           head(PG_GETARG_INT32(3)),
@@ -154,31 +154,10 @@ void check_token(const TokenArguments &a)
     check_positions(a.position, 1);
 }
 
-}  // namespace
-
-SQL_FUNCTION(kv_encode)
-{
-    if (SRF_IS_FIRSTCALL()) {
-        FuncCallContext *first = SRF_FIRSTCALL_INIT();
-        if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3) || PG_ARGISNULL(4)) SRF_RETURN_DONE(first);
-        MemoryContext before = MemoryContextSwitchTo(first->multi_call_memory_ctx);
-        first->user_fctx = palloc(sizeof(Encoding));
-        *static_cast<Encoding *>(first->user_fctx) = start_encoding(fcinfo);
-        MemoryContextSwitchTo(before);
-    }
-    FuncCallContext *call = SRF_PERCALL_SETUP();
-    TileHeader *tile = next_tile(static_cast<Encoding *>(call->user_fctx));
-    if (tile == nullptr) SRF_RETURN_DONE(call);
-    SRF_RETURN_NEXT(call, PointerGetDatum(tile));
-}
-
 // One token of a tail row as a tile of one token. dim_v null: what is left of the row, or all of K when V lies in K.
-SQL_FUNCTION(kv_token_tile)
+Datum token_tile(FunctionCallInfo fcinfo, const PackedRow &packed)
 {
-    for (int i = 0; i < 7; ++i) {
-        if (PG_ARGISNULL(i)) PG_RETURN_NULL();
-    }
-    const TokenArguments a(fcinfo);
+    const TokenArguments a(fcinfo, packed);
     check_token(a);
     const bool in_keys = (a.flags & kValuesInKeys) != 0;
     const int width = a.row.shape().width;
@@ -200,6 +179,32 @@ SQL_FUNCTION(kv_token_tile)
     SET_VARSIZE(tile,
                 encode_tile(shape, a.head, a.position, 1, Rows{row, stride}, in_keys ? Rows{} : Rows{row + a.dim_k, stride}, tile));
     return PointerGetDatum(tile);
+}
+
+}  // namespace
+
+SQL_FUNCTION(kv_encode)
+{
+    if (SRF_IS_FIRSTCALL()) {
+        FuncCallContext *first = SRF_FIRSTCALL_INIT();
+        if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3) || PG_ARGISNULL(4)) SRF_RETURN_DONE(first);
+        MemoryContext before = MemoryContextSwitchTo(first->multi_call_memory_ctx);
+        first->user_fctx = palloc(sizeof(Encoding));
+        *static_cast<Encoding *>(first->user_fctx) = start_encoding(fcinfo);
+        MemoryContextSwitchTo(before);
+    }
+    FuncCallContext *call = SRF_PERCALL_SETUP();
+    TileHeader *tile = next_tile(static_cast<Encoding *>(call->user_fctx));
+    if (tile == nullptr) SRF_RETURN_DONE(call);
+    SRF_RETURN_NEXT(call, PointerGetDatum(tile));
+}
+
+SQL_FUNCTION(kv_token_tile)
+{
+    for (int i = 0; i < 7; ++i) {
+        if (PG_ARGISNULL(i)) PG_RETURN_NULL();
+    }
+    return with_packed_argument(fcinfo, [fcinfo](const PackedRow &row) { return token_tile(fcinfo, row); });
 }
 
 }  // namespace vkv::kv
