@@ -77,6 +77,7 @@ DROP TRIGGER guard_rows ON chat_tail;
 DROP POLICY tenant_sees ON chat_sealed;
 CREATE POLICY tenant_sees ON chat_sealed USING (true);
 SET ROLE regress_kv_tenant;
+INSERT INTO chat (seq) VALUES (3);
 SELECT kv.append('chat', 3, ones(3), ones(3));
 BEGIN;
 UPDATE chat SET length = 2;

@@ -159,9 +159,48 @@ ok_cache($node, 'chat', 'a shared prompt: still sound');
 
 # Tenants may be what a setting says.
 create_cache($node, 'app', "codec => 'int8', tail_tokens => 16");
-$node->safe_psql('postgres', "SELECT kv.enable_tenants('app', 'customer', 'current_setting(''app.customer'')'); GRANT ALL ON app, app_sealed, app_tail TO bob");
+$node->safe_psql('postgres', "SELECT kv.enable_tenants('app', 'customer', 'current_setting(''app.customer'')'); GRANT SELECT, INSERT, UPDATE, DELETE ON app, app_sealed, app_tail TO bob");
 is(one('bob', "SET app.customer = 'x'; SELECT kv.append('app', 1, k(0, 90), v(0, 90)), (SELECT customer FROM app)"), '90|', 'tenants by a setting: a sequence is made') || 1;
 is(one('bob', "SET app.customer = 'x'; SELECT kv.length('app', 1), customer FROM app"), '90|x', 'and seen by the same');
 is(one('bob', "SET app.customer = 'y'; SELECT count(*) + (SELECT count(*) FROM app_sealed) + (SELECT count(*) FROM app_tail) FROM app"), '0', 'and not by another');
+
+# Who holds TRIGGER can replace the guards: the recipe warns of it, and what he did does not stay unnoticed.
+my $tables = 'app, app_sealed, app_tail';
+$node->safe_psql('postgres', "GRANT SELECT, INSERT, UPDATE, DELETE ON $tables TO alice; GRANT TRIGGER ON app TO bob; GRANT ALL ON app_tail TO alice; GRANT TRIGGER ON app_sealed TO PUBLIC");
+my (undef, undef, $warnings) = $node->psql('postgres', "SELECT kv.enable_tenants('app', 'customer')");
+is(join("\n", $warnings =~ /(?:WARNING|HINT): +(.*)/g), <<'SAID' =~ s/\n$//r, 'roles that hold TRIGGER are warned of');
+role "bob" holds TRIGGER on table "app"
+REVOKE TRIGGER ON public.app FROM bob.
+everybody holds TRIGGER on table "app_sealed"
+REVOKE TRIGGER ON public.app_sealed FROM PUBLIC.
+role "alice" holds TRIGGER on table "app_tail"
+REVOKE TRIGGER ON public.app_tail FROM alice.
+SAID
+my $append = "SELECT kv.append('app', 5, k(0, 90), v(0, 90))";
+is(try_as('alice', $append), '90', 'alice works before');
+my $columns = 'seq, length, sealed, epoch, forks, extents, stops';
+my $guard = sub { my ($table, $what) = @_; return "CREATE OR REPLACE TRIGGER guard_header BEFORE $what ON $table FOR EACH ROW"; };
+my $row_guard = 'CREATE OR REPLACE TRIGGER guard_rows BEFORE %s ON %s FOR EACH %s';
+my $whole = "INSERT OR UPDATE OF $columns";
+foreach my $case (
+	['bob', 'app', $guard->('app', $whole) . ' WHEN (false) EXECUTE FUNCTION kv.guard_header()'],
+	['bob', 'app', $guard->('app', 'INSERT OR UPDATE OF seq') . ' EXECUTE FUNCTION kv.guard_header()'],
+	['bob', 'app', $guard->('app', 'INSERT') . ' EXECUTE FUNCTION kv.guard_header()'],
+	['bob', 'app', $guard->('app', $whole) . ' EXECUTE FUNCTION suppress_redundant_updates_trigger()'],
+	['alice', 'app_tail', sprintf($row_guard, 'INSERT OR UPDATE', 'app_tail', 'ROW') . ' WHEN (NEW.pos < 0) EXECUTE FUNCTION kv.guard_rows()'],
+	['alice', 'app_sealed', sprintf($row_guard, 'UPDATE', 'app_sealed', 'ROW') . ' EXECUTE FUNCTION kv.guard_rows()'],
+	['postgres', 'app', 'ALTER TABLE app DISABLE TRIGGER guard_header'], ['postgres', 'app_tail', 'DROP TRIGGER guard_rows ON app_tail'])
+{
+	my ($by, $table, $sql) = @$case;
+	my $state = sqlstate_of($node, "BEGIN; SET ROLE $by; $sql; SET ROLE alice; $append; ROLLBACK");
+	like($state, qr/^42501: table "$table" has tenants, and its trigger "guard_\w+" is not as/, "a guard that is lost: $sql");
+	is($node->safe_psql('postgres', "BEGIN; SET ROLE $by; $sql; RESET ROLE; SELECT kv.length('app', 1); $append; ROLLBACK"), "90\n90", 'the owner goes on') if $by eq 'postgres';
+}
+like(sqlstate_of($node, "SET ROLE alice; $append; RESET ROLE; ALTER TABLE app DISABLE TRIGGER guard_header; SET ROLE alice; SELECT kv.append('app', 5, k(0, 90), v(0, 90))"), qr/^42501: table "app" has tenants/,
+	'in a session that has looked before');
+$node->safe_psql('postgres', "REVOKE TRIGGER ON $tables FROM PUBLIC, alice, bob");
+($warnings) = ($node->psql('postgres', "SELECT kv.enable_tenants('app', 'customer')"))[2];
+unlike($warnings, qr/WARNING/, 'nobody holds TRIGGER any more: no warning');
+is(try_as('alice', "SELECT kv.append('app', 6, k(0, 90), v(0, 90))"), '90', 'and alice works again');
 
 done_testing();

@@ -13,6 +13,7 @@
 #include "pg/kv/expression_code.h"
 #include "pg/kv/owner_code.h"
 #include "pg/kv/tail_changes.h"
+#include "pg/kv/tenants.h"
 #include "pg/kv/trust.h"
 
 namespace vkv::kv {
@@ -236,6 +237,7 @@ void look_at_triggers(Cache *c)
         if (!belief.changes[i]) continue;
         fault_point();
         Relation rel = open_existing(tables[i], RowExclusiveLock);
+        refuse_lost_guard(rel);
         if (!check_triggers(rel, GetUserId(), &all, 0)) lasts = false;
         table_close(rel, NoLock);
     }

@@ -16,6 +16,8 @@
 #include "pg/kv/call.h"
 #include "pg/kv/foreign_code.h"
 #include "pg/kv/held_schema.h"
+#include "pg/kv/tenants.h"
+#include "pg/kv/trust.h"
 
 namespace vkv::kv {
 
@@ -201,6 +203,81 @@ SQL_FUNCTION(kv_guard_rows)
     return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple);
 }
 
+// ---- what somebody with TRIGGER can undo ------------------------------------------------------------------------------------
+
+namespace {
+
+bool has_policy(Relation rel, const char *name)
+{
+    if (!rel->rd_rsdesc) return false;
+    ListCell *cell;
+    foreach (cell, rel->rd_rsdesc->policies)
+        if (strcmp(static_cast<RowSecurityPolicy *>(lfirst(cell))->policy_name, name) == 0) return true;
+    return false;
+}
+
+// A trigger of schema kv's own; whoever else could add to the schema could run what he likes anyway.
+Oid trigger_function(const char *name)
+{
+    return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name), PointerGetDatum(buildoidvector(nullptr, 0)),
+                           ObjectIdGetDatum(get_namespace_oid("kv", false)));
+}
+
+// Fires for each row that is inserted, and for each update of the guarded columns, which are the first.
+bool is_whole_guard(const Trigger *trigger, Oid function, int columns)
+{
+    constexpr int16 kWhen = TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE;
+    if (trigger->tgfoid != function || trigger->tgtype != kWhen || trigger->tgqual) return false;
+    if (trigger->tgenabled != TRIGGER_FIRES_ON_ORIGIN && trigger->tgenabled != TRIGGER_FIRES_ALWAYS) return false;
+    for (int16 column = 1; trigger->tgnattr > 0 && column <= columns; ++column)
+        if (std::find(trigger->tgattr, trigger->tgattr + trigger->tgnattr, column) == trigger->tgattr + trigger->tgnattr)
+            return false;
+    return true;
+}
+
+// Whoever holds TRIGGER but the owner.
+void warn_of_trigger(Oid table)
+{
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+    if (!HeapTupleIsValid(row)) return;
+    bool null;
+    const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
+    const Datum granted = SysCacheGetAttr(RELOID, row, Anum_pg_class_relacl, &null);
+    const Acl *acl = null ? nullptr : DatumGetAclPCopy(granted);
+    ReleaseSysCache(row);
+    const char *name = get_rel_name(table);
+    for (int i = 0; acl && i < ACL_NUM(acl); ++i) {
+        const AclItem &item = ACL_DAT(acl)[i];
+        if (!(ACLITEM_GET_PRIVS(item) & ACL_TRIGGER) || item.ai_grantee == owner) continue;
+        const bool everybody = item.ai_grantee == ACL_ID_PUBLIC;
+        const char *role = everybody ? "PUBLIC" : GetUserNameFromId(item.ai_grantee, true);
+        if (!role) continue;
+        ereport(
+            WARNING, errmsg("%s holds TRIGGER on table \"%s\"", everybody ? "everybody" : psprintf("role \"%s\"", role), name),
+            errdetail("Who holds it can replace the triggers that keep tenants apart, and see what others have in the cache."),
+            errhint("REVOKE TRIGGER ON %s FROM %s.", quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)), name),
+                    everybody ? role : quote_identifier(role)));
+    }
+}
+
+}  // namespace
+
+void refuse_lost_guard(Relation rel)
+{
+    const bool header = has_policy(rel, "tenant");
+    if ((!header && !has_policy(rel, "tenant_adds")) || is_owner(rel)) return;
+    const char *name = header ? "guard_header" : "guard_rows";
+    const Oid function = trigger_function(name);
+    const TriggerDesc *triggers = rel->trigdesc;
+    for (int i = 0; triggers && i < triggers->numtriggers; ++i)
+        if (is_whole_guard(&triggers->triggers[i], function, header ? kHeader.columns : 4)) return;
+    ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+            errmsg("table \"%s\" has tenants, and its trigger \"%s\" is not as kv.enable_tenants makes it",
+                   RelationGetRelationName(rel), name),
+            errdetail("Without it, tenants see and change what others have in the cache."),
+            errhint("The owner of the table calls kv.enable_tenants once more, when he has revoked TRIGGER from all others."));
+}
+
 namespace {
 
 void execute(const char *sql)
@@ -296,6 +373,7 @@ SQL_FUNCTION(kv_enable_tenants)
     drop_earlier(c);
     for (const char *statement : kRecipe) execute(filled(c, statement, {{'o', quote_identifier(column)}, {'w', tenant}}));
     make_index(c, column);
+    for (Oid table : {c->header, c->sealed, c->tail}) warn_of_trigger(table);
     SPI_finish();
     PG_RETURN_VOID();
 }
