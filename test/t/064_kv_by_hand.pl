@@ -153,6 +153,12 @@ there("SELECT kv.create_cache('dd', 2, 9, 3, 64); SELECT kv.append('dd', 1, k(0,
 like(sqlstate_of($node, 'DROP TABLE dd'), qr/^2BP01: /, 'the view needs the table');
 there('DROP TABLE dd CASCADE');
 is(there($left), '0', 'nothing is left of a dropped cache');
+my $number = there("SELECT cache FROM kv.caches WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = cache::oid)");
+like($number, qr/^\d+$/, 'but a row with a number for a name');
+is(there("SELECT kv.drop_cache($number); SELECT count(*) FROM kv.caches WHERE cache::oid = $number"), "\n0", 'which kv.drop_cache removes');
+there("SELECT kv.create_cache('dd', 2, 9, 3, 64)");
+$number = there("SELECT 'dd'::regclass::oid; DROP TABLE dd CASCADE; SELECT kv.create_cache('any', 2, 9, 3, 64); SELECT kv.drop_cache('any')");
+is(there("SELECT count(*) FROM kv.caches WHERE cache::oid = " . $number =~ s/\D.*//rs), '0', 'as does making any cache');
 is(there("SELECT kv.create_cache('dd', 2, 9, 3, 64); SELECT kv.append('dd', 1, k(0, 10), v(0, 10)); SELECT count(*) FROM kv.caches WHERE cache::text = 'dd'"),
 	"dd\n10\n1", 'and it is made again');
 
