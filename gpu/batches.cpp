@@ -4,11 +4,27 @@
 #include <limits>
 #include <numeric>
 
+#include "core/offload/crossover.h"
 #include "gpu/scheduler.h"
 
 namespace vkv::gpu {
 
 using namespace offload;
+
+namespace {
+
+// More work than this gains nothing by being launched together with others' (microseconds).
+constexpr uint64_t kTogetherUs = 20000;
+
+uint64_t products_of(const Request &r)
+{
+    uint64_t tokens = 0;
+    for (const Span &span : r.parts.spans) tokens += static_cast<uint64_t>(span.to - span.from);
+    const AttendRequest &head = r.parts.head;
+    return tokens * head.kv_heads * head.rows * products_of_token(head.dim_k, head.dim_v);
+}
+
+}  // namespace
 
 void Scheduler::launch_ready()
 {
@@ -20,10 +36,13 @@ void Scheduler::launch_ready()
         return;
     auto launch = std::make_unique<Launch>();
     tiles = 0;
+    const uint64_t most_products = products_per_second(get(arena_->header().bytes_per_second)) / 1000000 * kTogetherUs;
+    uint64_t products = 0;
     while (!ready_.empty()) {
         Request *r = ready_.front();
-        if (!launch->answers.empty() &&
-            (!r->is_attend() || !launch->answers.front().request->is_attend() || tiles + r->tiles > options_.max_launch_tiles))
+        const uint64_t more = r->is_attend() ? products_of(*r) : 0;
+        if (!launch->answers.empty() && (!r->is_attend() || !launch->answers.front().request->is_attend() ||
+                                         tiles + r->tiles > options_.max_launch_tiles || products + more > most_products))
             break;
         ready_.pop_front();
         try {
@@ -33,6 +52,7 @@ void Scheduler::launch_ready()
             continue;
         }
         tiles += r->tiles;
+        products += more;
         r->stage = Stage::running;
         Figures figures{};
         figures.tiles = r->tiles;

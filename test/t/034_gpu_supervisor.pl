@@ -135,6 +135,21 @@ wait_for_status($node, 'state', qr/^ready$/);
 is($faithful->query_safe("SELECT ($attend) IS NULL"), 'f', 'a session that was connected to the one that hung is served by the next');
 $faithful->quit;
 ok_ready('after that');
+# What takes longer than that and goes on is no launch that hangs, whoever asks for it and however long he waits.
+other_helper($node, 'vectorkv.gpu_hang_timeout' => '500ms', 'vectorkv.gpu_helper' => wrapper($node, '--threads 1'));  # as fast everywhere
+$node->safe_psql('postgres', "SELECT kv.create_cache('long', 1, 1, 1, 64, 'int8'); SELECT kv.append('long', 1, t, t), kv.seal('long', 1) FROM kv.reshape(array_fill(0.5::real, ARRAY[20000 * 64])::kv.tensor, '{1,1,20000,64}') t");
+$pid = helper_pid($node);
+my $long = "(SELECT kv.reshape(array_fill(0.5::real, ARRAY[40000 * 64])::kv.tensor, '{1,1,40000,64}'))";
+is($node->safe_psql('postgres', "SET vectorkv.gpu = require; SET vectorkv.gpu_timeout = 0; SELECT kv.shape(kv.attend('long', '{1}', 0, $long, causal => false))"), '{1,1,40000,64}',
+	'kv.attend with very many rows of queries is answered');
+$node->safe_psql('postgres', "CREATE TABLE points AS SELECT i, ARRAY[sin(i), cos(i)]::vector(2) AS v FROM generate_series(1, 16000) i");
+my $nearest = "SELECT * FROM knn_exact('points', 'v', (SELECT array_agg(v) FROM points WHERE i <= 8000), 1)";
+is($node->safe_psql('postgres', "SET work_mem = '256MB'; CREATE TABLE here AS $nearest; SET vectorkv.gpu = require; CREATE TABLE there AS $nearest; SELECT requests > 3 FROM kv.gpu_session(); "
+	  . 'SELECT count(*) FROM (TABLE here EXCEPT TABLE there) x'), "t\n0", 'knn_exact with very many queries comes in several requests');
+is(helper_pid($node), $pid, 'and the helper goes on');
+$node->safe_psql('postgres', "SELECT kv.drop_cache('long'); DROP TABLE points, here, there");
+other_helper($node, 'vectorkv.gpu_hang_timeout' => '2s', 'vectorkv.gpu_helper' => '');
+ok_ready('after that');
 foreach my $fault (['crash', qr/it ended with signal 6/], ['device_error', qr/it ended with exit code 3: the device failed: a test asked/])
 {
 	ok_cpu('on', "SET vectorkv.gpu_test_fault = $fault->[0]; SET client_min_messages = error");

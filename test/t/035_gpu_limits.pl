@@ -27,6 +27,18 @@ ok_same($node, "SELECT kv.attend('wide', '{20}', 0, q(0), k => kv.reshape(kv.sli
 	'16 positions, 7 fresh ones, cut', requests => 2);
 cmp_ok(gpu_stat($node, 'evictions'), '>', 512, 'tiles made room for others');
 
+# A call of so much work that one launch of it could be taken for one that hangs is cut, by the rows of its queries, too.
+other_helper($node, 'vectorkv.gpu_hang_timeout' => '500ms', 'vectorkv.gpu_helper' => wrapper($node, '--threads 1'));  # as fast everywhere
+$node->safe_psql('postgres', "CREATE TABLE many AS SELECT n, kv.reshape((SELECT array_agg(sin(i * 0.7) + 2 * sin(i * 0.013 * n))::real[]::kv.tensor FROM generate_series(1, n * 9 * 700 * 64) i), ARRAY[n, 9, 700, 64]) AS q FROM generate_series(1, 2) n");
+foreach my $case ([ "'{20}', 1", 1, 'causal' ], [ "'{20}', 1", 1, 'all see all', 'causal => false' ], [ "'{3,20}', 0", 2, 'two sequences' ], [ "'{20}', 0", 1, 'a window and sinks', '"window" => 3000, sinks => 40' ],
+	[ "'{20}', 0", 1, 'a window, not causal', '"window" => 3000, causal => false' ],
+	[ "'{20}', 0", 1, 'fresh tokens', "k => kv.reshape(kv.slice(k(900, 7), 0, 0, 1), '{1,3,7,64}'), v => kv.reshape(kv.slice(v(900, 7), 0, 0, 1), '{1,3,7,64}')" ])
+{
+	my ($of, $n, $name, $options) = @$case;
+	ok_same($node, "SELECT kv.attend('wide', $of, (SELECT q FROM many WHERE n = $n)" . ($options ? ", $options" : '') . ')', "700 positions that are cut: $name", requests => 4);
+}
+other_helper($node, 'vectorkv.gpu_hang_timeout' => '60s', 'vectorkv.gpu_helper' => '');
+
 # Smaller tiles than the cache's codec says: the estimate is wrong, and so is the first attempt.
 create_cache($node, 'recoded', "codec => 'int2'");
 $node->safe_psql('postgres', "SELECT kv.append('recoded', 1, k(0, 1000), v(0, 1000)) FROM generate_series(1, 6); SELECT kv.recode('recoded', 1, 'f16')");
@@ -36,7 +48,8 @@ is(gpu_stat($node, "on_cpu ? 'too_large'"), 'f', 'no call was too large after al
 
 # A request whose queries alone are larger than the arena can hold.
 my $many = "kv.reshape(array_fill(0.5::float4, ARRAY[4000 * 9 * 64])::kv.tensor, '{1,9,4000,64}')";
-is($node->safe_psql('postgres', "SET client_min_messages = error; SET vectorkv.gpu = on; SELECT kv.shape(kv.attend('wide', '{20}', 0, $many, \"window\" => 64))"), '{1,9,4000,64}',
+$node->safe_psql('postgres', "SELECT kv.append('wide', 30, k(0, 100), v(0, 100))");  # little work, which would be cut
+is($node->safe_psql('postgres', "SET client_min_messages = error; SET vectorkv.gpu = on; SELECT kv.shape(kv.attend('wide', '{30}', 0, $many, causal => false))"), '{1,9,4000,64}',
 	'4,000 positions are answered');
 is(gpu_stat($node, "on_cpu ? 'too_large'"), 't', 'by the CPU, since it is too large');
 ok_at_rest($node, 'after what is too large');

@@ -36,6 +36,18 @@ struct HelperSpeed {
     }
 };
 
+// Work of attention and of nearest vectors: products of a number of a query and one that is stored. A token, or a vector,
+// costs some more, which short ones have little of their own beside.
+inline constexpr uint64_t kProductsOfToken = 32;
+inline constexpr uint64_t products_of_token(uint64_t dim_k, uint64_t dim_v) { return dim_k + dim_v + kProductsOfToken; }
+
+// What the helper was measured to read, 4 rows of queries over halves (gpu/measure.cpp); before that, what a slow one does.
+inline uint64_t products_per_second(uint64_t bytes_per_second)
+{
+    constexpr uint64_t kSlowest = 8000000000;
+    return bytes_per_second > 0 ? 2 * bytes_per_second : kSlowest;
+}
+
 inline bool helper_is_faster(const HelperSpeed &helper, uint64_t own_nanoseconds, uint64_t tile_bytes, uint64_t staged_bytes)
 {
     return helper.known() && helper.nanoseconds(tile_bytes, staged_bytes) < static_cast<double>(own_nanoseconds);

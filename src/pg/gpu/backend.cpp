@@ -24,6 +24,7 @@ constexpr uint64_t kConnectUs = 1000000;  // a helper that lives welcomes at onc
 constexpr uint64_t kPauseUs = 5000000;    // after it kept a session waiting for nothing
 constexpr uint64_t kRetryUs = 1000000;    // after it could not be reached
 constexpr long kStepMs = 1000;            // of waiting
+constexpr double kPartOfTimeout = 100;    // the helper may be that much slower than it was measured to be, beside others
 
 // No answer in time: as if it were lost.
 class TimedOut : public offload::Lost {
@@ -336,6 +337,13 @@ uint32_t max_tiles()
     const auto launch = static_cast<uint64_t>(settings.max_launch_tiles);
     if (session == nullptr || !session->client.connected()) return static_cast<uint32_t>(launch);
     return static_cast<uint32_t>(std::min(launch, session->client.arena().slots));
+}
+
+uint64_t max_products()
+{
+    const bool connected = session != nullptr && session->client.connected();
+    const uint64_t speed = offload::products_per_second(connected ? session->client.arena().bytes_per_second : 0);
+    return static_cast<uint64_t>(static_cast<double>(speed) * settings.hang_timeout_ms / 1000 / kPartOfTimeout);
 }
 
 offload::Fault test_fault() { return settings.faults ? static_cast<offload::Fault>(settings.test_fault) : offload::Fault::none; }

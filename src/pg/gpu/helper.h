@@ -55,7 +55,10 @@ void count_cpu(uint64_t tile_bytes, uint64_t microseconds);
 // CLOCK_MONOTONIC, from vectorkv.gpu_timeout; 0: none. Call it right before each request: from here to count_answer(), lost(),
 // refused() or abandon() the connection is taken.
 uint64_t deadline_us();
-uint32_t max_tiles();         // of one request (vectorkv.gpu_max_launch_tiles and the cache's size)
+uint32_t max_tiles();  // of one request (vectorkv.gpu_max_launch_tiles and the cache's size)
+// Of one request, however it is made up: what takes the helper a small part of vectorkv.gpu_hang_timeout, so that no launch is
+// taken for one that hangs, and others get their turn (core/offload/crossover.h).
+uint64_t max_products();
 offload::Fault test_fault();  // vectorkv.gpu_test_fault; none unless the helper was started for it
 uint64_t generation();        // of the helper connected to: changes with every new one
 

@@ -160,7 +160,7 @@ public:
         // More tiles than a request may have are met when tiles hold fewer tokens than the cache's codec says (a sequence that was
         // recoded): smaller requests then.
         for (uint64_t most = std::max(helper::max_tiles(), 1u);; most /= 4) {
-            cut_requests(r_, &plan_, most);
+            cut_requests(r_, &plan_, most, helper::max_products());
             try {
                 for (const PlannedRequest &request : plan_.requests) ask(request);
                 break;
@@ -200,17 +200,17 @@ private:
     void each_rows(F &&f)
     {
         for (size_t i = 0; i < plan_.items.size(); ++i)
-            for (size_t h = 0; h < heads(); ++h) each_rows(i, h, f);
+            for (size_t h = 0; h < heads(); ++h) each_rows(i, h, 0, r_.rows(), f);
     }
     template <typename F>
-    void each_rows(size_t i, size_t head, F &&f)
+    void each_rows(size_t i, size_t head, size_t begin, size_t rows, F &&f)
     {
         const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
         float *state = &states_[i * item_floats() + head * r_.state_floats()];
-        for (size_t first = 0; first < r_.rows(); first += kMostQueryRows) {
+        for (size_t first = begin; first < begin + rows; first += kMostQueryRows) {
             look_for_interrupts();
             float *m = state + first, *o = state + 2 * r_.rows() + first * dim_v();
-            f(Rows{item, head, first, std::min<size_t>(kMostQueryRows, r_.rows() - first), m, m + r_.rows(), o});
+            f(Rows{item, head, first, std::min<size_t>(kMostQueryRows, begin + rows - first), m, m + r_.rows(), o});
         }
     }
 
@@ -222,34 +222,50 @@ private:
         const size_t item = r_.item(plan_.items[i].layer, plan_.items[i].sequence);
         return r_.queries + item * query_floats();
     }
+    // Rows of a head that a request asks for: those of its positions, once for each query head that shares the head. In one where
+    // all are asked for.
+    struct Asked {
+        size_t blocks, first, rows, step;  // block b begins at row first + b * step
+    };
+    Asked asked_of(const PlannedRequest &request) const
+    {
+        if (request.positions == r_.q_len) return {1, 0, r_.rows(), r_.rows()};
+        return {static_cast<size_t>(r_.cache->group()), static_cast<size_t>(request.first_position),
+                static_cast<size_t>(request.positions), static_cast<size_t>(r_.q_len)};
+    }
     size_t query_floats() const { return r_.heads() * static_cast<size_t>(r_.q_len) * static_cast<size_t>(r_.cache->dim_k); }
 
     void ask(const PlannedRequest &request)
     {
         lay_out(request);
+        const Asked asked = asked_of(request);
+        const int32_t behind = r_.q_len - request.first_position - request.positions;
         Source source(r_, plan_, request, table_);
         offload::AttendCall call;
         call.kv_heads = static_cast<uint32_t>(r_.cache->kv_heads);
-        call.rows = static_cast<uint32_t>(r_.rows());
-        call.q_len = static_cast<uint32_t>(r_.q_len);
+        call.rows = static_cast<uint32_t>(asked.blocks * asked.rows);
+        call.q_len = static_cast<uint32_t>(request.positions);
         call.dim_k = static_cast<uint32_t>(r_.cache->dim_k);
         call.dim_v = static_cast<uint32_t>(r_.cache->dim_v);
         call.tile_flags = r_.cache->flags();
         call.scale = r_.scale;
         call.softcap = r_.softcap;
         call.causal = r_.causal;
-        call.window = r_.window;
+        // Positions count from the end (core/kv/sight.h): the sequence ends earlier for those that are causal, see lay_out. The
+        // others see all of it, so that their windows reach further back.
+        call.window = r_.causal || r_.window == 0 ? r_.window : std::min(r_.window, INT32_MAX - behind) + behind;
         call.sinks = r_.window > 0 ? r_.sinks : 0;
         call.items = items_;
         call.spans = spans_;
         call.believed = believed_;
         call.deadline_us = helper::deadline_us();
         call.fault = helper::test_fault();
-        call.write_queries = [this](float *q) {
-            for (size_t i : asked_) {
-                copy_bytes(q, queries(i), query_floats() * sizeof(float), look_for_interrupts);
-                q += query_floats();
-            }
+        call.write_queries = [&](float *q) {
+            const size_t dim = static_cast<size_t>(r_.cache->dim_k), floats = asked.rows * dim;
+            for (size_t i : asked_)
+                for (size_t block = 0; block < heads() * asked.blocks; ++block, q += floats)
+                    copy_bytes(q, queries(i) + (asked.first + block * asked.step) * dim, floats * sizeof(float),
+                               look_for_interrupts);
         };
         call.meanwhile = [this] {
             for (size_t i : asked_) attend_here(i);
@@ -259,7 +275,7 @@ private:
         const float *answer = client_->attend(call, &source);
         const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begun);
         helper::count_answer(client_->figures(), static_cast<uint64_t>(waited.count()));
-        take(answer);
+        take(asked, answer);
         work_.tiles += client_->figures().tiles;
         work_.bytes += client_->figures().tile_bytes;
         any_answered_ = true;
@@ -269,6 +285,7 @@ private:
     // Items, spans and what the helper is believed to know, as the protocol wants them.
     void lay_out(const PlannedRequest &request)
     {
+        const int32_t behind = r_.causal ? r_.q_len - request.first_position - request.positions : 0;
         asked_.clear();
         items_.clear();
         spans_.clear();
@@ -278,7 +295,7 @@ private:
             const PlannedItem &item = plan_.items[span.item];
             if (asked_.empty() || asked_.back() != span.item) {
                 asked_.push_back(span.item);
-                items_.push_back({static_cast<uint32_t>(spans_.size()), 0, item.stored + r_.fresh, 0});
+                items_.push_back({static_cast<uint32_t>(spans_.size()), 0, std::max(item.stored + r_.fresh - behind, 0), 0});
             }
             ++items_.back().spans;
             offload::Span wire{};
@@ -294,14 +311,19 @@ private:
         }
     }
 
-    void take(const float *answer)
+    void take(const Asked &asked, const float *answer)
     {
+        const size_t n = asked.blocks * asked.rows;
         for (size_t i : asked_)
-            for (size_t h = 0; h < heads(); ++h, answer += r_.state_floats())
-                each_rows(i, h, [&](const Rows &rows) {
-                    const float *m = answer + rows.first, *o = answer + 2 * r_.rows() + rows.first * dim_v();
-                    merge_states(static_cast<int>(rows.count), r_.cache->dim_v, rows.m, rows.l, rows.o, m, m + r_.rows(), o);
-                });
+            for (size_t h = 0; h < heads(); ++h, answer += n * (2 + dim_v()))
+                for (size_t block = 0; block < asked.blocks; ++block) {
+                    const size_t begin = asked.first + block * asked.step;
+                    each_rows(i, h, begin, asked.rows, [&](const Rows &rows) {
+                        const size_t at = block * asked.rows + rows.first - begin;
+                        const float *m = answer + at, *o = answer + 2 * n + at * dim_v();
+                        merge_states(static_cast<int>(rows.count), r_.cache->dim_v, rows.m, rows.l, rows.o, m, m + n, o);
+                    });
+                }
     }
 
     void believe(const PlannedRequest &request)

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/kv/sight.h"
+#include "core/offload/crossover.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/kv/helper_spans.h"
@@ -100,14 +101,38 @@ AttendPlan plan_attend(const AttendRequest &r, SealedTable *table, uint64_t gene
     return plan;
 }
 
-void cut_requests(const AttendRequest &r, AttendPlan *plan, uint64_t most_tiles)
+namespace {
+
+constexpr uint64_t kLeastRows = 64;  // of queries that share a head: fewer read tiles as often for less
+
+// How much of a call a request may have.
+struct Most {
+    uint64_t tiles;
+    int32_t tokens;  // of all its spans together
+    int positions;
+};
+
+Most most_of(const AttendRequest &r, const AttendPlan &plan, uint64_t most_tiles, uint64_t most_products)
 {
-    const auto heads = static_cast<uint64_t>(r.cache->kv_heads);
-    const int32_t full = tile_capacity(r.cache->shape(r.cache->codec));
-    const uint64_t most_a_head = std::max<uint64_t>(most_tiles / heads, 3) - 2;
-    const auto most_tokens = static_cast<int32_t>(std::min<uint64_t>(most_a_head * static_cast<uint64_t>(full), INT32_MAX / 2));
+    const Cache *c = r.cache;
+    const uint64_t full = static_cast<uint64_t>(tile_capacity(c->shape(c->codec)));
+    const uint64_t most_a_head = std::max<uint64_t>(most_tiles / static_cast<uint64_t>(c->kv_heads), 3) - 2;
+    uint64_t tokens = 0;
+    for (const PlannedSpan &span : plan.spans) tokens += static_cast<uint64_t>(span.span.to - span.span.from);
+    tokens = std::clamp<uint64_t>(std::min(tokens, most_a_head * full), 1, INT32_MAX / 2);
+    // Positions first: what is left of the limit for each of them are tokens.
+    const uint64_t each = r.heads() * offload::products_of_token(static_cast<uint64_t>(c->dim_k), static_cast<uint64_t>(c->dim_v));
+    const auto q_len = static_cast<uint64_t>(r.q_len), group = static_cast<uint64_t>(c->group());
+    const uint64_t least = std::min((kLeastRows + group - 1) / group, q_len);
+    const uint64_t positions = std::clamp(most_products / each / tokens, least, q_len);
+    tokens = std::min(tokens, std::max(most_products / each / positions, full));
+    return {most_tiles, static_cast<int32_t>(tokens), static_cast<int>(positions)};
+}
+
+std::vector<PlannedSpan> cut_spans(const AttendRequest &r, const AttendPlan &plan, int32_t most_tokens)
+{
     std::vector<PlannedSpan> cut;
-    for (const PlannedSpan &span : plan->spans) {
+    for (const PlannedSpan &span : plan.spans) {
         look_for_interrupts();
         for (int32_t from = span.span.from; from < span.span.to; from += std::min(most_tokens, span.span.to - from)) {
             PlannedSpan part = span;
@@ -117,16 +142,29 @@ void cut_requests(const AttendRequest &r, AttendPlan *plan, uint64_t most_tiles)
             cut.push_back(part);
         }
     }
-    plan->spans = std::move(cut);
+    return cut;
+}
+
+}  // namespace
+
+void cut_requests(const AttendRequest &r, AttendPlan *plan, uint64_t most_tiles, uint64_t most_products)
+{
+    const Most most = most_of(r, *plan, most_tiles, most_products);
+    plan->spans = cut_spans(r, *plan, most.tokens);
     plan->requests.clear();
-    uint64_t tiles = 0;
-    for (size_t i = 0; i < plan->spans.size(); ++i) {
-        if (plan->requests.empty() || tiles + plan->spans[i].tiles > most_tiles) {
-            plan->requests.push_back({i, 0});
-            tiles = 0;
+    for (size_t first = 0, end = 0; first < plan->spans.size(); first = end) {
+        uint64_t tiles = 0, tokens = 0;
+        for (; end < plan->spans.size(); ++end) {
+            const PlannedSpan &span = plan->spans[end];
+            tiles += span.tiles;
+            tokens += static_cast<uint64_t>(span.span.to - span.span.from);
+            if (end > first && (tiles > most.tiles || tokens > static_cast<uint64_t>(most.tokens))) break;
         }
-        tiles += plan->spans[i].tiles;
-        ++plan->requests.back().spans;
+        // Of the same tiles one after the other: they are brought once.
+        for (int at = 0; at < r.q_len; at += std::min(most.positions, r.q_len - at)) {
+            look_for_interrupts();
+            plan->requests.push_back({first, end - first, at, std::min(most.positions, r.q_len - at)});
+        }
     }
 }
 

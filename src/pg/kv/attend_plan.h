@@ -29,9 +29,10 @@ struct PlannedSpan {
     uint64_t tiles;  // about
 };
 
-// Consecutive spans of `spans`, and the items they belong to.
+// Consecutive spans of `spans`, the items they belong to, and which positions of their queries.
 struct PlannedRequest {
     size_t first_span, spans;
+    int first_position, positions;
 };
 
 struct AttendPlan {
@@ -42,7 +43,8 @@ struct AttendPlan {
 
 // Reads tails. `generation` is that of the helper whose tables are believed.
 AttendPlan plan_attend(const AttendRequest &request, SealedTable *table, uint64_t generation);
-// Fills plan->requests so that none has more than about `most_tiles` tiles (one span of one tile a head always fits).
-void cut_requests(const AttendRequest &request, AttendPlan *plan, uint64_t most_tiles);
+// Fills plan->requests so that none has more than about `most_tiles` tiles, or products of queries with what is in them (one span
+// of one tile a head and some queries always fit).
+void cut_requests(const AttendRequest &request, AttendPlan *plan, uint64_t most_tiles, uint64_t most_products);
 
 }  // namespace vkv::kv

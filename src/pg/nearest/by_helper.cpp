@@ -2,10 +2,12 @@
 
 #include "pg/nearest/by_helper.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstring>
 
+#include "core/offload/crossover.h"
 #include "pg/boundary/boundary.h"
 #include "pg/boundary/pg.h"
 #include "pg/gpu/helper.h"
@@ -15,6 +17,7 @@ namespace vkv::nearest {
 namespace {
 
 constexpr double kRowsToJudge = 8192;  // of the helper's answers, before its pace counts
+constexpr size_t kLeastRows = 512;     // of a request: each query costs it something, however few they are
 
 static_assert(sizeof(Found) == sizeof(offload::Neighbor) && offsetof(Found, row) == offsetof(offload::Neighbor, row));
 
@@ -50,6 +53,12 @@ bool ByHelper::worth_asking() const
     if (helper::use() != helper::Use::automatic) return true;
     if (here_ns_ == 0) return false;
     return there_rows_ < kRowsToJudge || there_ns_ / there_rows_ < here_ns_;
+}
+
+size_t ByHelper::most_rows() const
+{
+    const uint64_t a_row = std::max<uint64_t>(search_->queries() * offload::products_of_token(search_->distance().dim, 0), 1);
+    return std::max<size_t>(helper::max_products() / a_row, kLeastRows);
 }
 
 bool ByHelper::add(const uint8_t *rows, const RowId *ids, size_t n)

@@ -17,6 +17,8 @@ class ByHelper {
 public:
     explicit ByHelper(Search *search);
 
+    // How many rows the helper may be given at a time.
+    size_t most_rows() const;
     // Rows [n][dim] of the search. False: they are for the caller, who says afterwards how long that took.
     bool add(const uint8_t *rows, const RowId *ids, size_t n);
     void took_here(size_t n, uint64_t nanoseconds);

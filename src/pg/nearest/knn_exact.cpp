@@ -109,11 +109,11 @@ private:
     ReturnSetInfo *info_;
 };
 
-void search_here(Search *search, const Block &block, size_t dim)
+void search_here(Search *search, const Block &block, size_t dim, size_t from)
 {
     const double row_products = static_cast<double>(search->queries()) * static_cast<double>(dim);
     const size_t slice = std::max(kPanelRows, static_cast<size_t>(kSliceProducts / row_products) / kPanelRows * kPanelRows);
-    for (size_t at = 0; at < block.rows(); at += slice) {
+    for (size_t at = from; at < block.rows(); at += slice) {
         search->add(block.values() + at * block.row_bytes(), block.ids() + at, std::min(slice, block.rows() - at));
         pg_call([] { CHECK_FOR_INTERRUPTS(); });
     }
@@ -121,12 +121,17 @@ void search_here(Search *search, const Block &block, size_t dim)
 
 void search_block(Search *search, ByHelper *helper, const Block &block, size_t dim)
 {
-    if (helper->add(block.values(), block.ids(), block.rows())) return;
+    size_t at = 0;
+    for (size_t n; at < block.rows(); at += n) {
+        n = std::min(helper->most_rows(), block.rows() - at);
+        if (!helper->add(block.values() + at * block.row_bytes(), block.ids() + at, n)) break;
+    }
+    if (at == block.rows()) return;
     using Clock = std::chrono::steady_clock;
     const auto begun = Clock::now();
-    search_here(search, block, dim);
+    search_here(search, block, dim, at);
     const auto taken = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begun).count();
-    helper->took_here(block.rows(), static_cast<uint64_t>(taken));
+    helper->took_here(block.rows() - at, static_cast<uint64_t>(taken));
 }
 
 // Queries of one pass: what is kept for each must fit work_mem.

@@ -11,7 +11,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use VectorKV;
 
-our @EXPORT = qw(gpu_node load_compare status gpu_stat wait_for_status helper_pid supervisor_pid helper_processes wait_for_process ok_same ok_at_rest configure postmaster_facts wrapper);
+our @EXPORT = qw(gpu_node load_compare status gpu_stat wait_for_status helper_pid supervisor_pid helper_processes wait_for_process ok_same ok_at_rest configure other_helper postmaster_facts wrapper);
 
 # A server with both extensions and the sample, its library preloaded; settings are lines of postgresql.conf.  Nobody gives up on the
 # helper, nor does the supervisor, because a busy machine makes a pause; tests of that say what they want.
@@ -131,6 +131,16 @@ sub ok_same
 	my ($error, $requests, $staged) = ($1, $2, $3);
 	my $good = $error < 2e-5 && $requests >= ($param{requests} // 1) && $staged <= ($param{most_staged} // 1e9);
 	return ok($good, sprintf '%s: differs by %.1e, %d requests, %d tiles copied', $name, $error, $requests, $staged);
+}
+
+# Settings that the helper is started with: waits for the one that has them.
+sub other_helper
+{
+	my ($node, %settings) = @_;
+	my $pid = helper_pid($node);
+	configure($node, %settings);
+	wait_for_status($node, "concat_ws(' ', state, pid <> $pid)", qr/^ready t$/);
+	return;
 }
 
 # Nobody asks: no client but sessions that are still there, no slab but theirs.  A slab is freed when what used it has ended.
