@@ -3,6 +3,7 @@
 #include "core/codec/whiten.h"
 
 #include <gtest/gtest.h>
+#include <stdexcept>
 
 #include <cfloat>
 #include <cmath>
@@ -192,7 +193,8 @@ TEST(Direction, SampleIsThinnedOut)
 
 // ---- recall -----------------------------------------------------------------------------------------------------------------
 
-double recall_of(const Rows &rows, const Rows &queries, CodecId id, bool direction, size_t sample)
+// A graph of the rows, linked by distance only.
+graph::Built linked(const Rows &rows, CodecId id, bool direction, size_t sample)
 {
     graph::Built b;
     if (direction) {
@@ -210,6 +212,13 @@ double recall_of(const Rows &rows, const Rows &queries, CodecId id, bool directi
     b.graph = std::make_unique<graph::MemoryGraph>(*b.codec, params, *b.arena);
     for (size_t i = 0; i < rows.size(); i++) b.graph->add(rows.view(i), i, i);
     EXPECT_TRUE(b.graph->link_all(1, graph::never));
+    return b;
+}
+
+double recall_of(const Rows &rows, const Rows &queries, CodecId id, bool direction, size_t sample)
+{
+    graph::Built b = linked(rows, id, direction, sample);
+    EXPECT_TRUE(b.graph->link_answers(1, graph::never));
     b.graph->reach_all();
     return graph::recall(b, rows, queries, Metric::ip, 45, graph::exact_neighbours(rows, queries, Metric::ip));
 }
@@ -230,6 +239,20 @@ TEST(Direction, RecallOfVectorsInOneHalfSpace)
 }
 
 // Where the inner product links well, nothing much is lost: embeddings with lengths of their own.
+TEST(Direction, LinkingAnswersEndsEarly)
+{
+    const Rows rows = ratings(Scalar::f32, 300, 16);
+    graph::Built b = linked(rows, CodecId::lvq8, true, SIZE_MAX), other = linked(rows, CodecId::lvq8, false, 0);
+    EXPECT_TRUE(b.graph->asks_otherwise());
+    EXPECT_FALSE(b.graph->link_answers(2, [](uint64_t) { return true; }));
+    uint64_t last = 0;
+    EXPECT_FALSE(b.graph->link_answers(2, [&](uint64_t done) { return (last = done) > 0; }));
+    EXPECT_GT(last, 0u) << "the nodes that are done are told";
+    EXPECT_THROW(b.graph->link_answers(2, [](uint64_t) -> bool { throw std::runtime_error("cancelled"); }), std::runtime_error);
+    EXPECT_FALSE(other.graph->asks_otherwise());
+    EXPECT_TRUE(other.graph->link_answers(2, [](uint64_t) { return true; })) << "there is nothing to do";
+}
+
 TEST(Direction, RecallWhereLengthsDecide)
 {
     Rows rows = real_rows("minilm_sample.f16", Scalar::f32, graph::kRows);

@@ -53,6 +53,8 @@ public:
     virtual std::unique_ptr<Scorer> linker(const VectorView &x) const { return query(x); }
     // as query_code(), but by the distance that queries search by; null where that is the one that links
     virtual std::unique_ptr<Scorer> asking_code(const uint8_t *) const { return nullptr; }
+    // the length of a code's vector as it counts for such queries, in some unit; 0 where they ask by the distance that links
+    virtual double length(const uint8_t *) const { return 0; }
     // decoded values, dense codecs only (throws Error(not_supported) otherwise); second may be null
     virtual void decode(const uint8_t *code, const uint8_t *second, float *out) const = 0;
 };

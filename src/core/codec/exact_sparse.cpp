@@ -159,6 +159,7 @@ public:
         encode(x, code.data(), nullptr);
         return query_code(code.data());
     }
+    double length(const uint8_t *code) const override { return metric_ == Metric::ip ? norm_of(SparseCode(code)) : 0; }
     std::unique_ptr<Scorer> asking_code(const uint8_t *code) const override
     {
         return metric_ == Metric::ip ? scorer_of(code, false) : nullptr;

@@ -104,6 +104,7 @@ public:
     std::unique_ptr<Scorer> query_code(const uint8_t *code) const override;
     std::unique_ptr<Scorer> linker(const VectorView &x) const override;
     std::unique_ptr<Scorer> asking_code(const uint8_t *code) const override;
+    double length(const uint8_t *code) const override { return norm_in(code); }
     void decode(const uint8_t *code, const uint8_t *second, float *out) const override;
 
 private:

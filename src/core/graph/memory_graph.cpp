@@ -3,7 +3,6 @@
 
 #include "core/graph/memory_graph.h"
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -207,35 +206,6 @@ void MemoryGraph::add_link(uint32_t from, uint32_t to, float distance, int level
     store_list(s.list, from, level);
 }
 
-// Where links are chosen by another distance than queries ask by, they do not leave a group of rows that are near by the one for
-// what is near by the other. So some of level 0, an eighth, lead to what a query for the node itself would find.
-void MemoryGraph::link_answers(uint32_t id, uint32_t first, int top, Selected &selected, Scratch &s) const
-{
-    constexpr size_t kAbove = 8, kWidth = 16;
-    const auto scorer = codec_.asking_code(code(id));
-    if (!scorer) return;
-    AskingView asking(*this, *scorer);
-    auto never = [] { return false; };
-    std::vector<uint32_t> entries;
-    descend_widely(asking, s.asking, first, top, 0, entries, never, kAbove);
-    enter(asking, s.asking, entries.data(), entries.size(), kWidth);
-    search_layer(asking, s.asking, 0, never);
-    std::vector<Candidate> answers;
-    for (const Pool::Entry &e : s.asking.pool.entries()) {
-        if (answers.size() == max_links(0) / 8) break;
-        const auto is_it = [&](const Candidate &c) { return c.id == e.id; };
-        if (e.id == id || std::any_of(selected.kept.begin(), selected.kept.end(), is_it)) continue;
-        Candidate answer{0, e.id};
-        MemoryView(*this, code(id)).distances(id, &e.id, 1, &answer.distance);
-        answers.push_back(answer);
-    }
-    auto &kept = selected.kept;
-    kept.resize(std::min(kept.size(), max_links(0) - answers.size()));
-    selected.diverse = std::min(selected.diverse, kept.size());
-    kept.insert(kept.begin() + static_cast<std::ptrdiff_t>(selected.diverse), answers.begin(), answers.end());
-    selected.diverse += answers.size();
-}
-
 // A node has all of its own links, on every level, before the first one leads to it: whoever meets it meanwhile, on a level above,
 // goes on from its lists. One that ended at lists still empty would know no other neighbour, and be lost with all that follow it.
 void MemoryGraph::link(uint32_t id, unsigned worker, InFlight &in_flight, Scratch &s)
@@ -265,7 +235,13 @@ void MemoryGraph::link(uint32_t id, unsigned worker, InFlight &in_flight, Scratc
         add_from_above(s.found, s.above);
         select_neighbors(view, s.found, max_links(l), true, s.selected[static_cast<size_t>(l)]);
     }
-    if (top > 0) link_answers(id, first, top, s.selected[0], s);
+    if (top > 0) {
+        Selected &own = s.selected[0];
+        LinkList list{std::move(own.kept), own.diverse};
+        add_answers(id, {{}, 16, max_links(0) / 8, false}, list, s);
+        own.kept = std::move(list.links);
+        own.diverse = list.diverse;
+    }
     for (int l = level; l >= 0; --l) set_links(id, l, s.selected[static_cast<size_t>(l)], s);
     for (int l = level; l >= 0; --l)
         for (const Candidate &c : s.selected[static_cast<size_t>(l)].kept) add_link(c.id, id, c.distance, l, s);
@@ -301,55 +277,26 @@ void MemoryGraph::link_pairs(uint32_t id, Scratch &s)
 bool MemoryGraph::link_all(unsigned threads, const std::function<bool(uint64_t)> &poll)
 {
     if (size_ == 0) return true;
-    std::atomic<uint32_t> next{0};
-    std::atomic<uint64_t> done{0};
-    std::mutex entry_mutex;
+    uint32_t begin = 0;
     if (entry() == kNoNode) {
         entry_ = 0;
         top_level_ = node(0)->level;
-        next = 1;
-        done = 1;
+        begin = 1;
     }
-    std::atomic<bool> stop{false};
-    InFlight in_flight(std::max(1u, threads));
-    auto link_nodes = [&](unsigned worker, auto &&after_each) {
-        Scratch s;
-        for (;;) {
-            const uint32_t id = next.fetch_add(1, std::memory_order_relaxed);
-            if (id >= size_ || stop.load(std::memory_order_relaxed)) return;
-            std::unique_lock lock(entry_mutex, std::defer_lock);
-            // A node above the top becomes the entry; until it is linked no other may.
-            if (node(id)->level > top_level_.load(std::memory_order_acquire)) lock.lock();
-            link(id, worker, in_flight, s);
-            if (lock.owns_lock() && node(id)->level > top_level_.load(std::memory_order_relaxed)) {
-                entry_.store(id, std::memory_order_release);
-                top_level_.store(node(id)->level, std::memory_order_release);
-            }
-            done.fetch_add(1, std::memory_order_relaxed);
-            after_each();
+    std::mutex entry_mutex;
+    threads = std::max(1u, threads);
+    InFlight in_flight(threads);
+    std::vector<Scratch> scratch(threads);
+    return work_through(begin, size_, threads, poll, [&](uint32_t id, unsigned worker) {
+        std::unique_lock lock(entry_mutex, std::defer_lock);
+        // A node above the top becomes the entry; until it is linked no other may.
+        if (node(id)->level > top_level_.load(std::memory_order_acquire)) lock.lock();
+        link(id, worker, in_flight, scratch[worker]);
+        if (lock.owns_lock() && node(id)->level > top_level_.load(std::memory_order_relaxed)) {
+            entry_.store(id, std::memory_order_release);
+            top_level_.store(node(id)->level, std::memory_order_release);
         }
-    };
-    Workers workers(std::max(1u, threads), [&](unsigned worker) { link_nodes(worker, [] {}); });
-    struct StopOnExit {  // poll may throw: then the threads end at their next node, before workers waits for them
-        std::atomic<bool> &stop;
-        ~StopOnExit() { stop.store(true, std::memory_order_relaxed); }
-    } stop_on_exit{stop};
-    auto ask = [&] {
-        if (poll(done.load(std::memory_order_relaxed)) || workers.stopping()) stop.store(true, std::memory_order_relaxed);
-    };
-    try {
-        if (workers.none()) link_nodes(0, ask);  // slower than with threads, but no reason to fail
-        while (!workers.done()) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(2));
-            ask();
-        }
-    } catch (...) {
-        stop.store(true, std::memory_order_relaxed);  // the threads end before the exception goes on
-        throw;
-    }
-    workers.join();
-    poll(done.load());
-    return !stop.load();
+    });
 }
 
 }  // namespace vkv::graph

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "core/codec/codec.h"
@@ -56,6 +57,10 @@ public:
     // node where no thread can be started, with the number of nodes done; a true answer stops the work early (then false is
     // returned).
     bool link_all(unsigned threads, const std::function<bool(uint64_t)> &poll);
+    // Links every node to some of what a query for it finds, where queries ask by another distance than the one that links
+    // (answers.cpp); after link_all(), and like it.
+    bool asks_otherwise() const { return size_ > 0 && codec_.asking_code(code(0)) != nullptr; }
+    bool link_answers(unsigned threads, const std::function<bool(uint64_t)> &poll);
     // Makes every node reachable from the entry; returns how many were not.
     // poll is called again and again, and may throw: a long walk is not to keep anybody from ending it.
     using Poll = std::function<void()>;
@@ -110,7 +115,13 @@ private:
     uint32_t find_equal(uint64_t hash, const uint8_t *code, size_t bytes) const;
     void remember(uint64_t hash, uint32_t id);
     void link(uint32_t id, unsigned worker, InFlight &in_flight, Scratch &s);
-    void link_answers(uint32_t id, uint32_t first, int top, Selected &selected, Scratch &s) const;
+    bool find_hubs(std::vector<uint32_t> *hubs, const std::function<bool(uint64_t)> &poll) const;
+    struct Answers {                     // that a node is linked to
+        std::span<const uint32_t> hubs;  // where their search begins, too
+        size_t width, most;
+        bool counts_present;  // those that the list has count among `most`
+    };
+    void add_answers(uint32_t id, const Answers &wanted, LinkList &list, Scratch &s) const;
     void link_pairs(uint32_t id, Scratch &s);
     bool has_room(uint32_t id, float distance, int level, Scratch &s) const;
     void add_link(uint32_t from, uint32_t to, float distance, int level, Scratch &s);

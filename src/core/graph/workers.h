@@ -2,6 +2,7 @@
 // share one stop flag, and are joined before the owner goes on; the first exception is thrown again on the caller's thread.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -31,5 +32,11 @@ private:
     std::exception_ptr error_;
     std::vector<std::thread> threads_;
 };
+
+// use(i, worker) for each i from `begin` on to `end`, in about that order, on `threads` threads, or on the caller's where none can
+// be started. poll(how many are done, and `begin`) is called on the caller's thread about every 2 ms, or after each one there; a
+// true answer stops the work early (then false is returned). It may throw.
+bool work_through(uint32_t begin, uint32_t end, unsigned threads, const std::function<bool(uint64_t)> &poll,
+                  const std::function<void(uint32_t i, unsigned worker)> &use);
 
 }  // namespace vkv::graph

@@ -24,6 +24,7 @@ enum Phase : int64 {
     kSampling = PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE + 1,
     kLoading,
     kLinking,
+    kAnswering,
     kWriting,
     kLogging,
 };
@@ -238,13 +239,19 @@ private:
         set_tuples(0, graph_->size());
         const unsigned helpers = workers();
         if (helpers > 0) pg_call([&] { ereport(DEBUG1, (errmsg("using %u parallel workers", helpers))); });
-        const bool whole = graph_->link_all(helpers + 1, [](uint64_t done) {
+        const auto poll = [](uint64_t done) {
             pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, static_cast<int64>(done));
             // What may end this process or statement waits until the threads have ended.
             if (ProcDiePending || QueryCancelPending) return true;
             if (InterruptPending) pg_call([] { CHECK_FOR_INTERRUPTS(); });
             return false;
-        });
+        };
+        bool whole = graph_->link_all(helpers + 1, poll);
+        if (whole && graph_->asks_otherwise()) {
+            set_phase(kAnswering);
+            set_tuples(0, graph_->size());
+            whole = graph_->link_answers(helpers + 1, poll);
+        }
         if (!whole) {
             pg_call([] {
                 CHECK_FOR_INTERRUPTS();
@@ -326,6 +333,9 @@ char *phase_name(int64 phase)
             break;
         case kLinking:
             name = "linking graph";
+            break;
+        case kAnswering:
+            name = "linking answers";
             break;
         case kWriting:
             name = "writing pages";

@@ -185,8 +185,7 @@ private:
         graph::search_layer(exact, search_, level, poll_interrupts);
     }
 
-    // Links to some of what a query for the row itself finds, a quarter of a list, as a build makes them (link_answers in
-    // memory_graph.cpp): twice as many, since later links displace them sooner here.
+    // Links to some of what a query for the row itself finds, a quarter of a list, as a build makes them (core/graph/answers.cpp).
     void add_answers(PageView &view, const VectorView &x, const Entry &entry, size_t diverse, std::vector<graph::Candidate> *links)
     {
         constexpr size_t kAbove = 8, kWidth = 64;

@@ -151,6 +151,20 @@ bool Linker::hand_over(uint32_t lost, int level)
     return true;
 }
 
+// Where queries ask for long vectors and links are chosen by direction, what leads to long ones goes last: a quarter of a list, as
+// many as are answers (Inserter::add_answers). Far by the distance of lists, they would be displaced by whatever is inserted.
+void Linker::keep_longest(std::vector<uint32_t> positions, std::vector<uint32_t> *order) const
+{
+    if (set_.length(positions.front()) == 0) return;
+    const size_t most = std::min<size_t>(index_.shape().max_links(0) / 4, positions.size());
+    std::partial_sort(positions.begin(), positions.begin() + static_cast<std::ptrdiff_t>(most), positions.end(),
+                      [&](uint32_t a, uint32_t b) { return set_.length(a) > set_.length(b); });
+    std::stable_partition(order->begin(), order->end(), [&](uint32_t id) {
+        return std::none_of(positions.begin(), positions.begin() + static_cast<std::ptrdiff_t>(most),
+                            [&](uint32_t at) { return set_.id(at) == id; });
+    });
+}
+
 // Which link of a full list gives way to `to`: the one the heuristic would not keep, if it can be reached another way or `to` can
 // become one; else the next worst.
 bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
@@ -180,6 +194,7 @@ bool Linker::find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> 
     std::vector<uint32_t> order;
     for (auto it = selected_.turned.rbegin(); it != selected_.turned.rend(); ++it) order.push_back(set_.id(it->id));
     for (auto it = selected_.kept.rbegin(); it != selected_.kept.rend(); ++it) order.push_back(set_.id(it->id));
+    if (level == 0 && index_.shape().links_by_direction()) keep_longest(positions, &order);
     std::vector<uint32_t> kept(list.begin(), list.end());
     kept.insert(kept.begin(), to);
     for (size_t i = 0; i < std::min(kTries, order.size()); ++i) {

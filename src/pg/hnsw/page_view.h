@@ -77,6 +77,7 @@ public:
         return static_cast<uint32_t>(ids_.size() - 1);
     }
     uint32_t id(uint32_t position) const { return ids_[position]; }
+    double length(uint32_t position) const { return codec_->length(code(position)); }
     // core/graph/select.h
     void distances(uint32_t a, const uint32_t *positions, size_t n, float *out)
     {
