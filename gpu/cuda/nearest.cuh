@@ -8,13 +8,14 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/offload/crossover.h"
 #include "core/offload/protocol.h"
 #include "gpu/cuda/codes.cuh"
 #include "gpu/cuda/target.h"
 
 namespace vkv::gpu::cu {
 
-inline constexpr uint32_t kMostNearest = 1024;
+using offload::kMostNearest;
 inline constexpr uint32_t kNearestThreads = 256;
 inline constexpr uint32_t kNearestTile = 64;
 inline constexpr uint32_t kNearestDims = 16;                  // of a step

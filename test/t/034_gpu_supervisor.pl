@@ -146,8 +146,11 @@ $node->safe_psql('postgres', "CREATE TABLE points AS SELECT i, ARRAY[sin(i), cos
 my $nearest = "SELECT * FROM knn_exact('points', 'v', (SELECT array_agg(v) FROM points WHERE i <= 8000), 1)";
 is($node->safe_psql('postgres', "SET work_mem = '256MB'; CREATE TABLE here AS $nearest; SET vectorkv.gpu = require; CREATE TABLE there AS $nearest; SELECT requests > 3 FROM kv.gpu_session(); "
 	  . 'SELECT count(*) FROM (TABLE here EXCEPT TABLE there) x'), "t\n0", 'knn_exact with very many queries comes in several requests');
+$nearest = "SELECT * FROM knn_exact('points', 'v', (SELECT array_agg(v) FROM points WHERE i <= 300), 2500)";
+is($node->safe_psql('postgres', "SET work_mem = '256MB'; CREATE TABLE most_here AS $nearest; SET vectorkv.gpu = require; CREATE TABLE most_there AS $nearest; SELECT requests > 8 FROM kv.gpu_session(); "
+	  . 'SELECT count(*) FROM (TABLE most_here EXCEPT TABLE most_there) x'), "t\n0", '... and so does one that keeps more than a GPU does');
 is(helper_pid($node), $pid, 'and the helper goes on');
-$node->safe_psql('postgres', "SELECT kv.drop_cache('long'); DROP TABLE points, here, there");
+$node->safe_psql('postgres', "SELECT kv.drop_cache('long'); DROP TABLE points, here, there, most_here, most_there");
 other_helper($node, 'vectorkv.gpu_hang_timeout' => '2s', 'vectorkv.gpu_helper' => '');
 ok_ready('after that');
 foreach my $fault (['crash', qr/it ended with signal 6/], ['device_error', qr/it ended with exit code 3: the device failed: a test asked/])

@@ -73,7 +73,7 @@ void Offers::begin(const void *rows, const RowId *ids, size_t n)
 }
 
 // Some more than the search keeps: the device may confuse the last with those next to them.
-size_t Offers::wanted() const { return std::min(rows(), search_->k() + std::max<size_t>(8, search_->k() / 8)); }
+size_t Offers::wanted() const { return std::min(rows(), most_wanted(search_->k())); }
 
 void Offers::write_vector(const void *vector, double norm2, float *out) const
 {

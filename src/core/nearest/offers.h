@@ -5,6 +5,7 @@
 // nearest, and where rows that the device did not name may be, too, the whole block is. Rows and queries whose sums may leave the
 // range of floats are never left to the device. So the search finds what it would find alone.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -20,6 +21,9 @@ struct Found {
     float distance;
     uint32_t row;  // of those sent; beyond them where fewer are wanted than there are
 };
+
+// Of a device, for the k nearest: some more, which it may not tell apart.
+constexpr size_t most_wanted(size_t k) { return k + std::max<size_t>(8, k / 8); }
 
 class Offers {
 public:

@@ -41,6 +41,11 @@ struct HelperSpeed {
 inline constexpr uint64_t kProductsOfToken = 32;
 inline constexpr uint64_t products_of_token(uint64_t dim_k, uint64_t dim_v) { return dim_k + dim_v + kProductsOfToken; }
 
+// Keeping the k nearest costs each vector as much as products, at most. Of more than these a GPU keeps none: one thread of the
+// processor does (gpu/cuda/device_cuda.cu), as slowly as any helper.
+inline constexpr uint32_t kMostNearest = 1024;
+inline constexpr uint64_t products_of_keeping(uint64_t k) { return k <= kMostNearest ? 2 * k : 512; }
+
 // What the helper was measured to read, 4 rows of queries over halves (gpu/measure.cpp); before that, what a slow one does.
 inline uint64_t products_per_second(uint64_t bytes_per_second)
 {

@@ -339,9 +339,9 @@ uint32_t max_tiles()
     return static_cast<uint32_t>(std::min(launch, session->client.arena().slots));
 }
 
-uint64_t max_products()
+uint64_t max_products(bool by_processor)
 {
-    const bool connected = session != nullptr && session->client.connected();
+    const bool connected = !by_processor && session != nullptr && session->client.connected();
     const uint64_t speed = offload::products_per_second(connected ? session->client.arena().bytes_per_second : 0);
     return static_cast<uint64_t>(static_cast<double>(speed) * settings.hang_timeout_ms / 1000 / kPartOfTimeout);
 }

@@ -58,9 +58,9 @@ uint64_t deadline_us();
 uint32_t max_tiles();  // of one request (vectorkv.gpu_max_launch_tiles and the cache's size)
 // Of one request, however it is made up: what takes the helper a small part of vectorkv.gpu_hang_timeout, so that no launch is
 // taken for one that hangs, and others get their turn (core/offload/crossover.h).
-uint64_t max_products();
-offload::Fault test_fault();  // vectorkv.gpu_test_fault; none unless the helper was started for it
-uint64_t generation();        // of the helper connected to: changes with every new one
+uint64_t max_products(bool by_processor = false);  // what a GPU does not do itself
+offload::Fault test_fault();                       // vectorkv.gpu_test_fault; none unless the helper was started for it
+uint64_t generation();                             // of the helper connected to: changes with every new one
 
 // What this session had from the helper: for statistics.
 struct SessionFigures {

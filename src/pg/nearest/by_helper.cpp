@@ -57,8 +57,10 @@ bool ByHelper::worth_asking() const
 
 size_t ByHelper::most_rows() const
 {
-    const uint64_t a_row = std::max<uint64_t>(search_->queries() * offload::products_of_token(search_->distance().dim, 0), 1);
-    return std::max<size_t>(helper::max_products() / a_row, kLeastRows);
+    const uint64_t k = most_wanted(search_->k());
+    const uint64_t a_pair = offload::products_of_token(search_->distance().dim, 0) + offload::products_of_keeping(k);
+    const uint64_t most = helper::max_products(k > offload::kMostNearest);
+    return std::max<size_t>(most / std::max<uint64_t>(search_->queries() * a_pair, 1), kLeastRows);
 }
 
 bool ByHelper::add(const uint8_t *rows, const RowId *ids, size_t n)
