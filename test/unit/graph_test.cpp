@@ -354,6 +354,7 @@ TEST(MemoryGraph, SparseVectors)
     }
     EXPECT_TRUE(graph.add(rows.view(17), 17, 99).duplicate);
     graph.link_all(2, never);
+    EXPECT_TRUE(graph.link_answers(4, never));
     graph.reach_all();
     EXPECT_EQ(reachable(graph).size(), rows.indices.size());
     EXPECT_EQ(bad_lists(graph), 0u);

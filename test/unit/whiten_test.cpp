@@ -238,21 +238,34 @@ TEST(Direction, RecallOfVectorsInOneHalfSpace)
     EXPECT_GE(recall_of(halves, questions(Scalar::f16, 100, 16), CodecId::none, true, SIZE_MAX), kRecall);
 }
 
-// Where the inner product links well, nothing much is lost: embeddings with lengths of their own.
-TEST(Direction, LinkingAnswersEndsEarly)
+TEST(Direction, ThreadsLinkAnswers)
 {
-    const Rows rows = ratings(Scalar::f32, 300, 16);
-    graph::Built b = linked(rows, CodecId::lvq8, true, SIZE_MAX), other = linked(rows, CodecId::lvq8, false, 0);
-    EXPECT_TRUE(b.graph->asks_otherwise());
-    EXPECT_FALSE(b.graph->link_answers(2, [](uint64_t) { return true; }));
+    const Rows rows = ratings(Scalar::f32, graph::kRows, 16);
+    graph::Built b = linked(rows, CodecId::lvq8, true, SIZE_MAX);
     uint64_t last = 0;
-    EXPECT_FALSE(b.graph->link_answers(2, [&](uint64_t done) { return (last = done) > 0; }));
-    EXPECT_GT(last, 0u) << "the nodes that are done are told";
-    EXPECT_THROW(b.graph->link_answers(2, [](uint64_t) -> bool { throw std::runtime_error("cancelled"); }), std::runtime_error);
-    EXPECT_FALSE(other.graph->asks_otherwise());
-    EXPECT_TRUE(other.graph->link_answers(2, [](uint64_t) { return true; })) << "there is nothing to do";
+    EXPECT_TRUE(b.graph->link_answers(4, [&](uint64_t done) { return last = done, false; }));
+    EXPECT_EQ(last, b.graph->size());
+    b.graph->reach_all();
+    EXPECT_EQ(graph::bad_lists(*b.graph), 0u);
+    EXPECT_EQ(graph::reachable(*b.graph).size(), b.graph->size());
 }
 
+// In the search for what most ask for, and in a thread's work.
+TEST(Direction, LinkingAnswersEndsEarly)
+{
+    const Rows rows = ratings(Scalar::f32, graph::kRows, 16);
+    graph::Built b = linked(rows, CodecId::lvq8, true, SIZE_MAX), other = linked(rows, CodecId::lvq8, false, 0);
+    const auto cancel = [](uint64_t) -> bool { throw std::runtime_error("cancelled"); };
+    const auto cancel_later = [](uint64_t done) -> bool { return done > 0 ? throw std::runtime_error("cancelled") : false; };
+    EXPECT_TRUE(b.graph->asks_otherwise());
+    EXPECT_FALSE(b.graph->link_answers(2, [](uint64_t) { return true; }));
+    EXPECT_THROW(b.graph->link_answers(2, cancel), std::runtime_error);
+    EXPECT_THROW(b.graph->link_answers(2, cancel_later), std::runtime_error);
+    EXPECT_FALSE(other.graph->asks_otherwise());
+    EXPECT_TRUE(other.graph->link_answers(2, cancel)) << "there is nothing to do";
+}
+
+// Where the inner product links well, nothing much is lost: embeddings with lengths of their own.
 TEST(Direction, RecallWhereLengthsDecide)
 {
     Rows rows = real_rows("minilm_sample.f16", Scalar::f32, graph::kRows);

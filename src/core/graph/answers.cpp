@@ -21,7 +21,7 @@ constexpr uint32_t kAsking = 64;       // nodes that ask for hubs
 constexpr size_t kAnswers = 8;         // that each gets
 constexpr size_t kMostHubs = 32;       // those that the most get
 constexpr uint32_t kFewestAsking = 2;  // less may be chance
-constexpr uint32_t kBatch = 256;
+constexpr uint32_t kBatch = 64;
 constexpr size_t kAbove = 8;  // of a descent's pools
 }  // namespace
 
@@ -29,28 +29,35 @@ constexpr size_t kAbove = 8;  // of a descent's pools
 bool MemoryGraph::find_hubs(std::vector<uint32_t> *hubs, const std::function<bool(uint64_t)> &poll) const
 {
     const uint32_t asking = std::min(size_, kAsking);
+    struct Asking {
+        uint32_t self;
+        std::unique_ptr<Scorer> scorer;
+        std::vector<Candidate> best;
+    };
+    std::vector<Asking> all;
+    for (uint32_t i = 0; i < asking; ++i) {
+        const auto self = static_cast<uint32_t>(uint64_t{size_} * i / asking);
+        all.push_back({self, codec_.asking_code(code(self)), {}});
+    }
     std::vector<uint32_t> ids(kBatch), found;
     std::vector<float> distance(kBatch);
     const auto counts = std::make_unique<bool[]>(kBatch);
-    for (uint32_t i = 0; i < asking; ++i) {
-        const auto self = static_cast<uint32_t>(uint64_t{size_} * i / asking);
-        const auto scorer = codec_.asking_code(code(self));
-        AskingView view(*this, *scorer);
-        std::vector<Candidate> best;
-        for (uint32_t first = 0; first < size_; first += kBatch) {
-            if (first % (16 * kBatch) == 0 && poll(0)) return false;
-            const uint32_t n = std::min(kBatch, size_ - first);
-            std::iota(ids.begin(), ids.begin() + n, first);
-            view.score(ids.data(), n, distance.data(), counts.get());
+    for (uint32_t first = 0; first < size_; first += kBatch) {
+        const uint32_t n = std::min(kBatch, size_ - first);
+        std::iota(ids.begin(), ids.begin() + n, first);
+        for (Asking &a : all) {
+            if (poll(0)) return false;
+            AskingView(*this, *a.scorer).score(ids.data(), n, distance.data(), counts.get());
             for (uint32_t j = 0; j < n; ++j) {
                 const Candidate c{distance[j], ids[j]};
-                if (c.id == self || (best.size() == kAnswers && !(c < best.back()))) continue;
-                if (best.size() == kAnswers) best.pop_back();
-                best.insert(std::upper_bound(best.begin(), best.end(), c), c);
+                if (c.id == a.self || (a.best.size() == kAnswers && !(c < a.best.back()))) continue;
+                if (a.best.size() == kAnswers) a.best.pop_back();
+                a.best.insert(std::upper_bound(a.best.begin(), a.best.end(), c), c);
             }
         }
-        for (const Candidate &c : best) found.push_back(c.id);
     }
+    for (const Asking &a : all)
+        for (const Candidate &c : a.best) found.push_back(c.id);
     std::sort(found.begin(), found.end());
     std::vector<std::pair<uint32_t, uint32_t>> often;  // how many get it, which
     for (size_t i = 0, next; i < found.size(); i = next) {
@@ -64,7 +71,30 @@ bool MemoryGraph::find_hubs(std::vector<uint32_t> *hubs, const std::function<boo
     return true;
 }
 
-// Puts what a query for the node finds into its list on level 0, in the place of the farthest fillers, then of the farthest of all.
+// Takes a link out: of the few farthest fillers, or of all links where there is none, the farthest that another link of the list
+// leads to; else the farthest.
+void MemoryGraph::give_way(LinkList &list, Scratch &s) const
+{
+    auto &links = list.links;
+    const size_t from = list.diverse < links.size() ? list.diverse : 0;
+    std::sort(links.begin() + static_cast<std::ptrdiff_t>(from), links.end());
+    s.ids.resize(max_links(0));
+    const auto leads = [&](const Candidate &by, uint32_t to) {
+        const auto end = s.ids.begin() + this->links(by.id, 0, s.ids.data());
+        return by.id != to && std::find(s.ids.begin(), end, to) != end;
+    };
+    constexpr size_t kFew = 4;
+    size_t out = links.size() - 1;
+    for (size_t i = links.size(); i-- > std::max(from, links.size() - std::min(links.size(), kFew));)
+        if (std::any_of(links.begin(), links.end(), [&](const Candidate &by) { return leads(by, links[i].id); })) {
+            out = i;
+            break;
+        }
+    links.erase(links.begin() + static_cast<std::ptrdiff_t>(out));
+    list.diverse = std::min(list.diverse, links.size());
+}
+
+// Puts what a query for the node finds into its list on level 0.
 void MemoryGraph::add_answers(uint32_t id, const Answers &wanted, LinkList &list, Scratch &s) const
 {
     const auto scorer = codec_.asking_code(code(id));
@@ -77,23 +107,26 @@ void MemoryGraph::add_answers(uint32_t id, const Answers &wanted, LinkList &list
     enter(asking, s.asking, entries.data(), entries.size(), wanted.width);
     search_layer(asking, s.asking, 0, never);
     auto &links = list.links;
+    const auto present = [&](uint32_t other) {
+        return std::find_if(links.begin(), links.end(), [&](const Candidate &c) { return c.id == other; });
+    };
     std::vector<Candidate> answers;
     size_t seen = 0;
     for (const Pool::Entry &e : s.asking.pool.entries()) {
         if (seen == wanted.most) break;
         if (e.id == id) continue;
-        const bool present = std::any_of(links.begin(), links.end(), [&](const Candidate &c) { return c.id == e.id; });
-        if (!present || wanted.counts_present) ++seen;
-        if (present) continue;
-        Candidate found{0, e.id};
-        MemoryView(*this, code(id)).distances(id, &e.id, 1, &found.distance);
-        answers.push_back(found);
+        const auto link = present(e.id);
+        if (link == links.end() || wanted.counts_present) ++seen;
+        if (link == links.end()) {
+            answers.push_back({0, e.id});
+            MemoryView(*this, code(id)).distances(id, &e.id, 1, &answers.back().distance);
+        } else if (wanted.counts_present) {  // among the answers, which stay
+            answers.push_back(*link);
+            if (static_cast<size_t>(link - links.begin()) < list.diverse) --list.diverse;
+            links.erase(link);
+        }
     }
-    while (links.size() + answers.size() > max_links(0)) {
-        const auto from = links.begin() + static_cast<std::ptrdiff_t>(list.diverse < links.size() ? list.diverse : 0);
-        links.erase(std::max_element(from, links.end()));
-        list.diverse = std::min(list.diverse, links.size());
-    }
+    while (links.size() + answers.size() > max_links(0)) give_way(list, s);
     links.insert(links.begin() + static_cast<std::ptrdiff_t>(list.diverse), answers.begin(), answers.end());
     list.diverse += answers.size();
 }
@@ -105,7 +138,8 @@ bool MemoryGraph::link_answers(unsigned threads, const std::function<bool(uint64
     if (!find_hubs(&hubs, poll)) return false;
     threads = std::max(1u, threads);
     std::vector<Scratch> scratch(threads);
-    const Answers wanted{hubs, 32, max_links(0) / 4, true};
+    const size_t most = max_links(0) / 4;
+    const Answers wanted{hubs, std::max<size_t>(32, most), most, true};
     return work_through(0, size_, threads, poll, [&](uint32_t id, unsigned worker) {
         Scratch &t = scratch[worker];
         load_list(list(id, 0), 0, &t.list);  // nobody else writes to it

@@ -1,9 +1,9 @@
 // The graph of an index build: nodes, codes and links in plain memory, filled by one thread and linked by several.
 //
-// Life: add() every vector (one thread) -> link_all() (threads) -> reach_all() (one thread; afterwards every node can be reached
-// from the entry)
-// -> read. Links are read and written as atomics, without a lock for readers: a list that changed meanwhile is read again, since
-// one read half-way through a change may lack a link that it has before and after. Writers of a list hold the node's spin lock.
+// Life: add() every vector (one thread) -> link_all() (threads) -> link_answers() (threads) -> reach_all() (one thread; afterwards
+// every node can be reached from the entry) -> read. Links are read and written as atomics, without a lock for readers: a list that
+// changed meanwhile is read again, since one read half-way through a change may lack a link that it has before and after. Writers
+// of a list hold the node's spin lock; in link_answers() each list has one writer.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -53,7 +53,7 @@ public:
     };
     Added add(const VectorView &x, uint64_t hash, uint64_t tid);
 
-    // Links every node added so far with `threads` threads. poll() is called on the calling thread about every 20 ms, or after each
+    // Links every node added so far with `threads` threads. poll() is called on the calling thread about every 2 ms, or after each
     // node where no thread can be started, with the number of nodes done; a true answer stops the work early (then false is
     // returned).
     bool link_all(unsigned threads, const std::function<bool(uint64_t)> &poll);
@@ -121,6 +121,7 @@ private:
         size_t width, most;
         bool counts_present;  // those that the list has count among `most`
     };
+    void give_way(LinkList &list, Scratch &s) const;
     void add_answers(uint32_t id, const Answers &wanted, LinkList &list, Scratch &s) const;
     void link_pairs(uint32_t id, Scratch &s);
     bool has_room(uint32_t id, float distance, int level, Scratch &s) const;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
-#include <system_error>
 #include <utility>
 
 namespace vkv::graph {
@@ -16,6 +15,7 @@ Workers::Workers(unsigned count, std::function<void(unsigned)> body)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
+        threads_.reserve(count);  // before there is one that could not be joined
         for (unsigned i = 0; i < count; ++i) {
             running_.fetch_add(1, std::memory_order_relaxed);
             try {
@@ -29,7 +29,7 @@ Workers::Workers(unsigned count, std::function<void(unsigned)> body)
                     }
                     running_.fetch_sub(1, std::memory_order_release);
                 });
-            } catch (const std::system_error &) {  // for want of memory, or at a limit of processes
+            } catch (const std::exception &) {  // for want of memory, or at a limit of processes
                 running_.fetch_sub(1, std::memory_order_relaxed);
                 break;
             }

@@ -153,15 +153,15 @@ bool Linker::hand_over(uint32_t lost, int level)
 
 // Where queries ask for long vectors and links are chosen by direction, what leads to long ones goes last: a quarter of a list, as
 // many as are answers (Inserter::add_answers). Far by the distance of lists, they would be displaced by whatever is inserted.
-void Linker::keep_longest(std::vector<uint32_t> positions, std::vector<uint32_t> *order) const
+void Linker::keep_longest(std::span<const uint32_t> positions, std::vector<uint32_t> *order) const
 {
-    if (set_.length(positions.front()) == 0) return;
     const size_t most = std::min<size_t>(index_.shape().max_links(0) / 4, positions.size());
-    std::partial_sort(positions.begin(), positions.begin() + static_cast<std::ptrdiff_t>(most), positions.end(),
-                      [&](uint32_t a, uint32_t b) { return set_.length(a) > set_.length(b); });
+    std::vector<std::pair<double, uint32_t>> lengths;
+    for (uint32_t at : positions) lengths.emplace_back(set_.length(at), set_.id(at));
+    const auto end = lengths.begin() + static_cast<std::ptrdiff_t>(most);
+    std::partial_sort(lengths.begin(), end, lengths.end(), std::greater<>());
     std::stable_partition(order->begin(), order->end(), [&](uint32_t id) {
-        return std::none_of(positions.begin(), positions.begin() + static_cast<std::ptrdiff_t>(most),
-                            [&](uint32_t at) { return set_.id(at) == id; });
+        return std::none_of(lengths.begin(), end, [&](const auto &l) { return l.second == id; });
     });
 }
 

@@ -78,7 +78,7 @@ private:
     bool may_drop(std::span<const uint32_t> list, uint32_t id, int level) const;
     uint32_t take_over(uint32_t to, uint32_t moved);
     void announce_cut();
-    void keep_longest(std::vector<uint32_t> positions, std::vector<uint32_t> *order) const;
+    void keep_longest(std::span<const uint32_t> positions, std::vector<uint32_t> *order) const;
     bool find_victim(uint32_t from, uint32_t to, const std::vector<uint8_t> &to_code, int level, std::span<const uint32_t> list,
                      Detour *victim);
     bool hand_over(uint32_t lost, int level);
