@@ -12,6 +12,7 @@ use VectorKV;
 
 my $node = kv_node('kv_by_hand');
 my ($first, $second) = map { $node->background_psql('postgres', on_error_stop => 0) } 1 .. 2;
+create_cache($node, 'other', "codec => 'int8', tail_tokens => 300");
 my $cache;
 
 sub asked { return "SELECT layer, kv.attend('$cache', '{1}', layer, q_batch(layer, 1)) FROM generate_series(0, 1) layer ORDER BY layer"; }
@@ -117,6 +118,20 @@ foreach my $kind (qw(logged unlogged))
 		is(here($first, asked()), there(asked()), "$kind, $what: by itself again");
 		there("BEGIN; $attach; " . $changes->() . "; $detach; COMMIT");
 		is(here($_, asked()), there(asked()), "$kind, $what: changed through one that was a parent") foreach $first, $second;
+
+		# A session that has forgotten the cache meanwhile, but not its tail; and one that remembers an older snapshot than that.
+		my $through = sub { return "BEGIN; $attach; " . $changes->() . "; $detach; COMMIT" };
+		my $forget = "BEGIN; DROP TABLE $cache CASCADE; SELECT kv.length('other', 1); ROLLBACK";
+		here($first, $forget);
+		there($through->());
+		is(here($first, asked()), there(asked()), "$kind, $what: in a session that looks for the cache anew");
+		here($first, $forget);
+		here($first, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+		my $was = there(asked());
+		there($through->());
+		is(here($first, asked()), $was, "$kind, $what: by an older snapshot, too") foreach 1 .. 2;
+		here($first, 'COMMIT');
+		is(here($first, asked()), there(asked()), "$kind, $what: which nothing is kept of");
 		there('DROP TABLE above');
 	}
 
@@ -167,7 +182,7 @@ my $file = $node->basedir . '/dd.sql';
 $node->command_ok([ 'pg_dump', '-f', $file, '-d', $node->connstr('postgres') ], 'dumped');
 there('CREATE DATABASE other TEMPLATE template0');
 $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $file, '-d', $node->connstr('other') ], 'restored');
-is($node->safe_psql('other', "SELECT count(*) FROM pg_trigger WHERE tgname = 'forget_tails' AND tgenabled = 'A'"), '3', 'restored: with the triggers');
+is($node->safe_psql('other', "SELECT count(*) FROM pg_trigger WHERE tgname = 'forget_tails' AND tgenabled = 'A'"), '4', 'restored: with the triggers');
 is($node->safe_psql('other', "DROP TABLE dd CASCADE; $left"), '0', 'restored: they go, too');
 
 # Parts that are dropped: every function says so, and kv.drop_cache removes the rest.

@@ -237,10 +237,12 @@ TailParents parents_of(Oid tail)
     return parents;
 }
 
-// Rows that were changed through a parent, which may be none any more, are forgotten.
+// Rows that were changed through a parent, which may be none any more, are forgotten. Where nothing is known of before, kept rows
+// tell by their stamp, and those that a snapshot from before reads are not kept.
 void look_for_parents(Cache *c, const Cache *before)
 {
     const TailParents parents = parents_of(c->tail);
+    if (!before) doubt_snapshots();
     if (before && before->parents.stamp != parents.stamp) note_tail_change();
     c->parents = parents;
 }

@@ -59,6 +59,8 @@ bool all_ran(const TransactionId *xids, int n)
 
 void note_tail_change() { ++changes; }
 
+void doubt_snapshots() { taken = 0; }
+
 uint64_t tail_changes()
 {
     if (!listening) {

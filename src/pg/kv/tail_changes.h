@@ -12,6 +12,8 @@ namespace vkv::kv {
 
 // The same, where a change by hand fired no trigger, or may have.
 void note_tail_change();
+// What a snapshot was known to see is not known any more: rows may have been changed while nothing was listened for.
+void doubt_snapshots();
 // A number that is another one after each change by hand that this session has heard of. Raises.
 uint64_t tail_changes();
 // Whether the active snapshot sees all of these changes. Raises.

@@ -47,6 +47,7 @@ struct TailTiles {
     int64_t epoch;
     compat::Storage storage{};
     uint64_t changes = 0;   // by hand, that what is kept was read after; 0: not certain
+    uint64_t parents = 0;   // the stamp of what the table inherited then
     int32_t first, tokens;  // positions first .. first + tokens - 1
     int32_t from;           // those before were not read
     int32_t block;          // tokens of a whole block
@@ -272,7 +273,7 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
     const compat::Storage storage = tail_->storage;
     bool unchanged = false;
     const TailState state = pg_call([&] {
-        unchanged = tail_->changes == tail_changes() && sees_tail_changes();
+        unchanged = tail_->changes == tail_changes() && sees_tail_changes() && tail_->parents == c->parents.stamp;
         return look_at_tail(c, storage, last);
     });
     const bool stands = met && state.direct && state.same && unchanged, enough = tail_->first + tail_->tokens >= s->length;
@@ -288,13 +289,17 @@ HeldTail::HeldTail(Cache *c, const Sequence *s, int layer) : cache_(c)
     guard.tail = nullptr;
 }
 
-// What is missing up to the sequence's end; none when an unlogged tail was lost.
+// What is missing up to the sequence's end; none when an unlogged tail was lost. The number of changes is taken before it is read,
+// and goes for what is kept, too, only if none has been heard of since that was looked at.
 void HeldTail::read(const Sequence *s, int layer, const TailState &state)
 {
     const int32_t have = tail_->first + tail_->tokens;
+    const uint64_t parents = cache_->parents.stamp;
     uint64_t changes = 0;
     const TailHalves halves = pg_call([&] {
-        changes = sees_tail_changes() ? tail_changes() : 0;
+        const uint64_t heard = tail_changes();
+        const bool sees_all = sees_tail_changes(), known = tail_->tokens == 0 || tail_->changes == heard;
+        changes = sees_all && known ? heard : 0;
         return read_tail_part(cache_, s, layer, {have, s->length}, CurrentMemoryContext);
     });
     if (halves.tokens == 0) {
@@ -314,6 +319,7 @@ void HeldTail::read(const Sequence *s, int layer, const TailState &state)
     } change(tail_);
     tail_->storage = state.storage;
     tail_->changes = state.stays ? changes : 0;
+    tail_->parents = parents;
     drop_sealed(cache_, tail_, s->sealed);
     add_rows(cache_, tail_, halves);
     change.whole = true;
