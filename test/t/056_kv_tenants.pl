@@ -167,7 +167,8 @@ is(one('bob', "SET app.customer = 'y'; SELECT count(*) + (SELECT count(*) FROM a
 # Who holds TRIGGER can replace the guards: the recipe warns of it, and what he did does not stay unnoticed.
 my $tables = 'app, app_sealed, app_tail';
 $node->safe_psql('postgres', "GRANT SELECT, INSERT, UPDATE, DELETE ON $tables TO alice; GRANT TRIGGER ON app TO bob; GRANT ALL ON app_tail TO alice; GRANT TRIGGER ON app_sealed TO PUBLIC");
-my (undef, undef, $warnings) = $node->psql('postgres', "SELECT kv.enable_tenants('app', 'customer')");
+my $enable = "SELECT kv.enable_tenants('app', 'customer', 'current_setting(''app.customer'')')";
+my (undef, undef, $warnings) = $node->psql('postgres', $enable);
 is(join("\n", $warnings =~ /(?:WARNING|HINT): +(.*)/g), <<'SAID' =~ s/\n$//r, 'roles that hold TRIGGER are warned of');
 role "bob" holds TRIGGER on table "app"
 REVOKE TRIGGER ON public.app FROM bob.
@@ -176,6 +177,15 @@ REVOKE TRIGGER ON public.app_sealed FROM PUBLIC.
 role "alice" holds TRIGGER on table "app_tail"
 REVOKE TRIGGER ON public.app_tail FROM alice.
 SAID
+
+# Once more with other arguments makes another wall, and says so.
+foreach my $case (["SELECT kv.enable_tenants('app')", '(owner = (CURRENT_USER)::text)'], ["SELECT kv.enable_tenants('app', 'customer')", '(customer = (CURRENT_USER)::text)'])
+{
+	my ($again, $now) = @$case;
+	$warnings = ($node->psql('postgres', "BEGIN; $again; ROLLBACK"))[2];
+	like($warnings, qr/WARNING: +tenants of cache "app" are told apart by another rule than before\nDETAIL: +Before: \(customer = current_setting\('app.customer'::text\)\)\. Now: \Q$now\E\.\nHINT: /, "another rule: $again");
+}
+$node->safe_psql('postgres', "SELECT kv.enable_tenants('app', 'customer')");
 my $append = "SELECT kv.append('app', 5, k(0, 90), v(0, 90))";
 is(try_as('alice', $append), '90', 'alice works before');
 my $columns = 'seq, length, sealed, epoch, forks, extents, stops';

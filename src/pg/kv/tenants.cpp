@@ -275,7 +275,8 @@ void refuse_lost_guard(Relation rel)
             errmsg("table \"%s\" has tenants, and its trigger \"%s\" is not as kv.enable_tenants makes it",
                    RelationGetRelationName(rel), name),
             errdetail("Without it, tenants see and change what others have in the cache."),
-            errhint("The owner of the table calls kv.enable_tenants once more, when he has revoked TRIGGER from all others."));
+            errhint("The owner of the table revokes TRIGGER from all others, and calls kv.enable_tenants once more with the same "
+                    "arguments."));
 }
 
 namespace {
@@ -346,6 +347,26 @@ void make_index(const Cache *c, const char *column)
     if (SPI_processed == 0) execute(psprintf("CREATE INDEX ON %s (%s)", c->header_sql, quote_identifier(column)));
 }
 
+// What tells sequences apart, by the policy that is there; null: there is none.
+const char *tenant_rule(const Cache *c)
+{
+    execute(
+        psprintf("SELECT pg_catalog.pg_get_expr(polqual, polrelid) FROM pg_catalog.pg_policy "
+                 "WHERE polrelid OPERATOR(pg_catalog.=) %u::pg_catalog.oid AND polname OPERATOR(pg_catalog.=) 'tenant'",
+                 c->header));
+    return SPI_processed == 0 ? nullptr : SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+// Arguments that were forgotten tear down what stood.
+void warn_of_other_rule(const Cache *c, const char *before)
+{
+    const char *now = tenant_rule(c);
+    if (!before || !now || strcmp(before, now) == 0) return;
+    ereport(WARNING, errmsg("tenants of cache \"%s\" are told apart by another rule than before", c->name),
+            errdetail("Before: %s. Now: %s.", before, now),
+            errhint("If that was not meant, call kv.enable_tenants with the column and the expression of before."));
+}
+
 // As the statements will lock them, so that nothing comes to the tables after the look at what is there, and by the names that they
 // have then. Whoever may not change them locks nobody out.
 void lock_whole(const Cache *c)
@@ -370,9 +391,11 @@ SQL_FUNCTION(kv_enable_tenants)
     refuse_foreign_code(c);  // checks, generated columns and types of the owner, which a new column rewrites the table by
     const char *column = text_to_cstring(PG_GETARG_TEXT_PP(1));
     const char *tenant = text_to_cstring(PG_GETARG_TEXT_PP(2));
+    const char *rule = tenant_rule(c);
     drop_earlier(c);
     for (const char *statement : kRecipe) execute(filled(c, statement, {{'o', quote_identifier(column)}, {'w', tenant}}));
     make_index(c, column);
+    warn_of_other_rule(c, rule);
     for (Oid table : {c->header, c->sealed, c->tail}) warn_of_trigger(table);
     SPI_finish();
     PG_RETURN_VOID();
