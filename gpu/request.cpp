@@ -16,7 +16,6 @@ using namespace offload;
 
 namespace {
 
-constexpr uint32_t kMostRows = 1u << 20;
 constexpr uint64_t kMostSpanHeads = 1u << 24;  // spans times heads: what checking a request may cost at most
 
 [[noreturn]] void malformed(const char *what, uint64_t value)

@@ -33,6 +33,7 @@ inline constexpr size_t kSlabBytes = 8192;        // holds one tile, varlena wor
 inline constexpr size_t kFirstArea = 256 * 1024;  // of a new client
 inline constexpr size_t kAlignment = 64;          // of everything a request points to, from the area's start
 inline constexpr uint32_t kMostClients = 4096;
+inline constexpr uint32_t kMostRows = 1u << 20;  // of queries that share a head, in a request
 
 enum class Verb : uint32_t {
     hello = 1,  // a: kVersion, b: process id

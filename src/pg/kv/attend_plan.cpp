@@ -124,7 +124,8 @@ Most most_of(const AttendRequest &r, const AttendPlan &plan, uint64_t most_tiles
     const uint64_t each = r.heads() * offload::products_of_token(static_cast<uint64_t>(c->dim_k), static_cast<uint64_t>(c->dim_v));
     const auto q_len = static_cast<uint64_t>(r.q_len), group = static_cast<uint64_t>(c->group());
     const uint64_t least = std::min((kLeastRows + group - 1) / group, q_len);
-    const uint64_t positions = std::clamp(most_products / each / tokens, least, q_len);
+    const uint64_t most_positions = std::clamp<uint64_t>(offload::kMostRows / group, 1, q_len);
+    const uint64_t positions = std::clamp(most_products / each / tokens, std::min(least, most_positions), most_positions);
     tokens = std::min(tokens, std::max(most_products / each / positions, full));
     return {most_tiles, static_cast<int32_t>(tokens), static_cast<int>(positions)};
 }

@@ -21,7 +21,8 @@ namespace {
 
 constexpr size_t kMostNeighbors = 65536;         // k
 constexpr size_t kLeastQueries = kPanelQueries;  // of one pass, whatever work_mem is
-constexpr double kSliceProducts = 1e8;           // between two looks for interrupts
+constexpr size_t kMostQueries = 16384;
+constexpr double kSliceProducts = 1e8;  // between two looks for interrupts
 
 // The queries as values of the column's type, [count][dim].
 struct Queries {
@@ -134,11 +135,11 @@ void search_block(Search *search, ByHelper *helper, const Block &block, size_t d
     helper->took_here(block.rows() - at, static_cast<uint64_t>(taken));
 }
 
-// Queries of one pass: what is kept for each must fit work_mem.
+// Queries of one pass: what is kept for each must fit work_mem, and 32 rows for all of them take some tens of milliseconds at most.
 size_t queries_at_once(size_t k, size_t dim)
 {
     const size_t each = k * sizeof(Neighbor) + 3 * dim * sizeof(float);
-    return std::max(kLeastQueries, static_cast<size_t>(work_mem) * 1024 / each / kPanelQueries * kPanelQueries);
+    return std::clamp(static_cast<size_t>(work_mem) * 1024 / each / kPanelQueries * kPanelQueries, kLeastQueries, kMostQueries);
 }
 
 Datum knn(FunctionCallInfo fcinfo)
