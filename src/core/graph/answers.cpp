@@ -106,8 +106,9 @@ void MemoryGraph::add_answers(uint32_t id, const Answers &wanted, LinkList &list
     entries.insert(entries.end(), wanted.hubs.begin(), wanted.hubs.end());
     enter(asking, s.asking, entries.data(), entries.size(), wanted.width);
     search_layer(asking, s.asking, 0, never);
+    MemoryView linking(*this, code(id));
     auto &links = list.links;
-    const auto present = [&](uint32_t other) {
+    const auto link_to = [&](uint32_t other) {
         return std::find_if(links.begin(), links.end(), [&](const Candidate &c) { return c.id == other; });
     };
     std::vector<Candidate> answers;
@@ -115,11 +116,11 @@ void MemoryGraph::add_answers(uint32_t id, const Answers &wanted, LinkList &list
     for (const Pool::Entry &e : s.asking.pool.entries()) {
         if (seen == wanted.most) break;
         if (e.id == id) continue;
-        const auto link = present(e.id);
+        const auto link = link_to(e.id);
         if (link == links.end() || wanted.counts_present) ++seen;
         if (link == links.end()) {
             answers.push_back({0, e.id});
-            MemoryView(*this, code(id)).distances(id, &e.id, 1, &answers.back().distance);
+            linking.distances(id, &e.id, 1, &answers.back().distance);
         } else if (wanted.counts_present) {  // among the answers, which stay
             answers.push_back(*link);
             if (static_cast<size_t>(link - links.begin()) < list.diverse) --list.diverse;

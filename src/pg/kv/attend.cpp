@@ -47,7 +47,7 @@ void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *outpu
             heads->begin_at(s.sealed);
             tail->visit([](void *argument, const TileView &tile) { static_cast<Heads *>(argument)->add_kept(tile); }, heads);
         }
-        add_fresh(r, item, stored, heads, look_for_interrupts);
+        add_fresh(r, item, stored, heads);
         heads->finish(r, output + item * q_rows * static_cast<size_t>(c->dim_v), lse ? lse + item * q_rows : nullptr);
     }
     heads->work().tokens += static_cast<uint64_t>(stored) + static_cast<uint64_t>(r.fresh);
@@ -57,7 +57,7 @@ void attend_one(const AttendRequest &r, Heads *heads, int l, int b, float *outpu
 
 void attend_here(const AttendRequest &r, const AttendResult &result, Work *work)
 {
-    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache, look_for_interrupts);
+    auto *heads = own<Heads>(CurrentMemoryContext, r.cache->kv_heads, r.cache);
     const auto begun = std::chrono::steady_clock::now();
     for (int l = 0; l < r.layers; ++l)
         for (int b = 0; b < r.batch; ++b) attend_one(r, heads, l, b, result.output, result.lse);

@@ -144,7 +144,7 @@ public:
           table_(table),
           generation_(helper::generation()),
           plan_(plan_attend(r, table, generation_)),
-          heads_(r.cache->kv_heads, r.cache, look_for_interrupts),
+          heads_(r.cache->kv_heads, r.cache),
           begun_(plan_.items.size())
     {
         const size_t n = plan_.items.size() * item_floats();
@@ -350,7 +350,7 @@ private:
             heads_.begin(r_, {row, std::min<size_t>(kMostQueryRows, r_.rows() - row)}, queries(i), item.stored);
             heads_.begin_at(s.sealed);
             item.tail.visit_rest([](void *heads, const TileView &tile) { static_cast<Heads *>(heads)->add_kept(tile); }, &heads_);
-            add_fresh(r_, at, item.stored, &heads_, look_for_interrupts);
+            add_fresh(r_, at, item.stored, &heads_);
             heads_.merge_into(r_, &states_[i * item_floats()]);
         }
     }

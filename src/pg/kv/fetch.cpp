@@ -110,7 +110,7 @@ SQL_FUNCTION(kv_fetch)
     Copy copy(c, window, dtype, context);
     auto take = [&copy](const TileView &tile, int32_t to) { copy.take(tile, to); };
     visit_sealed(c, s, layer, take);
-    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take, look_for_interrupts);
+    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take);
     Work work = copy.work();
     work.sequences = 1;
     work.tokens = static_cast<uint64_t>(window.count);

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/kv/halves.h"
-#include "core/poll.h"
+#include "pg/boundary/boundary.h"
 #include "pg/kv/cache.h"
 
 namespace vkv::kv {
@@ -17,7 +17,7 @@ struct HalvesAt {
 
 // use(tile, to) for each head's tokens in turn; a tile is valid during its call. There may be hundreds of megabytes of them.
 template <typename F>
-void for_halves(const Cache *c, const HalvesAt &halves, F &&use, Poll poll)
+void for_halves(const Cache *c, const HalvesAt &halves, F &&use)
 {
     constexpr int kTilesBetweenPolls = 64;
     int tiles = 0;
@@ -28,7 +28,7 @@ void for_halves(const Cache *c, const HalvesAt &halves, F &&use, Poll poll)
     for (int head = 0; head < c->kv_heads; ++head) {
         for (int32_t at = 0, count; at < halves.tokens; at += count) {
             count = std::min(most, halves.tokens - at);
-            if (poll && ++tiles % kTilesBetweenPolls == 0) poll();
+            if (++tiles % kTilesBetweenPolls == 0) look_for_interrupts();
             const size_t row = static_cast<size_t>(head) * n + static_cast<size_t>(at);
             use(view_halves(shape, head, halves.first + at, count, {halves.k + row * dk, dk},
                             halves.v ? Rows{halves.v + row * dv, dv} : Rows{}, planes),

@@ -6,7 +6,7 @@
 
 #include "core/kv/attend.h"
 #include "core/kv/sight.h"
-#include "core/poll.h"
+#include "pg/boundary/boundary.h"
 #include "pg/kv/attend_request.h"
 #include "pg/kv/halves.h"
 #include "pg/kv/statistics.h"
@@ -21,11 +21,7 @@ struct QueryRows {
 // Queries and states of the heads of one layer of one sequence; used again for the next.
 class Heads {
 public:
-    // poll: called now and then while tiles are added.
-    Heads(int heads, const Cache *c, Poll poll = nullptr)
-        : cache_(c), poll_(poll), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads))
-    {
-    }
+    Heads(int heads, const Cache *c) : cache_(c), queries_(static_cast<size_t>(heads)), states_(static_cast<size_t>(heads)) {}
 
     void begin(const AttendRequest &r, const QueryRows &rows, const float *q, int32_t stored)
     {
@@ -40,6 +36,7 @@ public:
         look(r, stored + r.fresh);
     }
 
+    // Looks for interrupts now and then.
     void add(const TileView &tile, int32_t to, const void *next)
     {
         selection_.next = next;
@@ -55,9 +52,9 @@ public:
             work_.bytes += tile_bytes(shape_of(tile), tile.tokens);
         }
         added_ += rows_.count;
-        if (poll_ && added_ > kRowsBetweenPolls) {
+        if (added_ > kRowsBetweenPolls) {
             added_ = 0;
-            poll_();
+            look_for_interrupts();
         }
     }
 
@@ -115,7 +112,6 @@ private:
     static constexpr size_t kRowsBetweenPolls = 1024;
 
     const Cache *cache_;
-    Poll poll_;
     QueryRows rows_{};
     size_t added_ = 0;  // rows times tiles since the last poll
     std::vector<Queries> queries_;
@@ -128,15 +124,14 @@ private:
 };
 
 // Tokens of the item that are not stored yet, seen behind `stored` that are.
-inline void add_fresh(const AttendRequest &r, size_t item, int32_t stored, Heads *heads, Poll poll = nullptr)
+inline void add_fresh(const AttendRequest &r, size_t item, int32_t stored, Heads *heads)
 {
     if (r.fresh == 0) return;
     const Cache *c = r.cache;
     const size_t tokens = item * static_cast<size_t>(c->kv_heads) * static_cast<size_t>(r.fresh);
     const uint16_t *v = r.v ? r.v + tokens * static_cast<size_t>(c->dim_v) : nullptr;
-    for_halves(
-        c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh},
-        [heads](const TileView &tile, int32_t to) { heads->add(tile, to, nullptr); }, poll);
+    for_halves(c, {r.k + tokens * static_cast<size_t>(c->dim_k), v, stored, r.fresh},
+               [heads](const TileView &tile, int32_t to) { heads->add(tile, to, nullptr); });
 }
 
 }  // namespace vkv::kv

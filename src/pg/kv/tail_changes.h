@@ -10,12 +10,12 @@
 
 namespace vkv::kv {
 
-// The same, where a change by hand fired no trigger, or may have.
-void note_tail_change();
 // What a snapshot was known to see is not known any more: rows may have been changed while nothing was listened for.
 void doubt_snapshots();
 // A number that is another one after each change by hand that this session has heard of. Raises.
 uint64_t tail_changes();
+// As if it had heard of one: where a change fired no trigger, or may have.
+void note_tail_change();
 // Whether the active snapshot sees all of these changes. Raises.
 bool sees_tail_changes();
 // Whether this is kv.forget_tails, once tail_changes was called.

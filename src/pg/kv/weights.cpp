@@ -103,7 +103,7 @@ const float *all_logits(const Look &look, const Sequence *s, const TailHalves &t
         }
     };
     visit_sealed(c, s, look.layer, take);
-    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take, look_for_interrupts);
+    for_halves(c, {tail.k, tail.v, s->sealed, tail.tokens}, take);
     return all;
 }
 
